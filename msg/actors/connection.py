@@ -1,0 +1,290 @@
+"""Connection actor: one client. A reader task and a writer task around a session.
+
+Owns   the stream, the decoder, the session and the outbox of one client.
+Hears  bytes from the client; through its outbox, answers and deliveries from everybody.
+Tells  what the session tells. Only the writer writes to the stream.
+Ends   at the client's EOF when all is answered, at an error that closes, when the client is
+       cut (reset, missed heartbeats, takes no bytes), or when the broker stops. However it
+       ends, its queues hear of the departure without anything being awaited.
+
+All its clocks share the deadline of one scope around the reader: when it strikes, `_check_up`
+looks at what is overdue. So a read costs no scope of its own.
+"""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING
+
+import trio
+
+from msg.actors.outbox import Outbox
+from msg.actors.session import Session
+from msg.protocol import encode
+from msg.protocol.checks import Checks
+from msg.protocol.codec import Decoder, Rejected
+
+if TYPE_CHECKING:
+    from msg.actors.context import Context
+
+READ_BYTES = 1 << 16
+LINGER_S = 2.0  # after an error that closes: so long the client may take to read it
+FLUSH_S = 5.0
+
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Cut(Exception):
+    """The connection ends now; nothing more is written. `str` says why, for the log."""
+
+
+class Connection:
+    """See the module. `run` is the whole life of the connection."""
+
+    def __init__(self, stream: trio.abc.Stream, number: int, context: "Context", peer: str) -> None:
+        limits = context.settings.limits
+        self.stream = stream
+        self.context = context
+        self.number = number
+        self.peer = peer
+        self.since = context.world.now()
+        self.outbox = Outbox(limits.outbound_bytes, context.outbound)
+        self.session = Session(number, self.outbox, context, peer)
+        self.decoder = Decoder(
+            limits.frame_bytes, check=Checks(prefetch_max=limits.in_flight).check
+        )
+        self.limits = limits
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self._scope = trio.CancelScope()
+        self._last_read = self.since
+        self._last_write = self.since
+        self._writing_since = inf
+        self._partial_since = inf
+        self._taken = -1
+        self._pings = 0
+        self._interruptible = False
+        self._drained: trio.Event | None = None
+        self.task: trio.lowlevel.Task | None = None  # the reader's, for dumps
+        self._fault: Exception | None = None
+        self._sent = 0  # bytes of the write under way that the kernel has
+
+    async def run(self) -> str:
+        """Serve the client until the end. Returns why it ended; a bug passes through."""
+        why = ""
+        self.task = trio.lowlevel.current_task()
+        try:
+            async with trio.open_nursery() as nursery:
+                self.outbox.on_fault = partial(self._fail, nursery.cancel_scope)
+                nursery.start_soon(self._write_all, name=f"writer {self.number}")
+                why = await self._read_all()
+                nursery.cancel_scope.cancel()
+        except* Cut as cuts:
+            why = str(_first(cuts))
+        except* _GONE as gone:
+            why = f"reset: {_first(gone)}"
+        finally:
+            self.session.close()
+            self.outbox.close()
+        if self._fault is not None:
+            raise self._fault
+        return why
+
+    def _fail(self, everything: trio.CancelScope, error: Exception) -> None:
+        """A bug that showed while another actor told us something."""
+        if self._fault is None:
+            self._fault = error
+            everything.cancel("a bug")
+
+    def tell(self, frame: bytes) -> None:
+        """Something from the broker to this client."""
+        self.outbox.answer(frame)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    async def _read_all(self) -> str:
+        while True:
+            with trio.CancelScope() as self._scope:
+                self._open_to_check_ups()
+                return await self._read_on()
+            if self._check_up():
+                return await self._refuse_to_go_on()
+
+    async def _read_on(self) -> str:
+        stream, decoder, session, outbox = self.stream, self.decoder, self.session, self.outbox
+        world = self.context.world
+        answers_max = self.limits.answer_bytes
+        while True:
+            if outbox.answer_bytes > answers_max:
+                await self._until_read()
+            data = await stream.receive_some(READ_BYTES)
+            if not data:
+                return await self._end_of_input()
+            self.read_bytes += len(data)
+            self._last_read = world.now()
+            self._pings = 0
+            items = decoder.feed(bytes(data))
+            if items:
+                # no check-up may cancel this in the middle: a read is done whole
+                self._interruptible = False
+                if self._scope.deadline != inf:
+                    self._scope.deadline = inf
+                await session.handle(items, len(data))
+            if decoder.closed:
+                return await self._refuse_to_go_on()
+            self._watch()
+            self._open_to_check_ups()
+
+    def _open_to_check_ups(self) -> None:
+        self._interruptible = True
+        due = self._due()
+        if due != self._scope.deadline:
+            self._scope.deadline = due
+
+    def _watch(self) -> None:
+        """Set the clock for what is open after this read."""
+        decoder = self.decoder
+        if decoder.partial or decoder.broken:
+            if decoder.taken != self._taken or self._partial_since == inf:
+                self._partial_since = self._last_read
+                self._taken = decoder.taken
+        else:
+            self._partial_since = inf
+
+    def _due(self) -> float:
+        """When something may be overdue, at the earliest."""
+        due = self._partial_since + self._patience()
+        if self.session.heartbeat:
+            due = min(due, self._last_read + (self._pings + 1) * self.session.heartbeat)
+        if self._writing_since != inf:
+            due = min(due, self._stall_due())
+        return due
+
+    def _stall_due(self) -> float:
+        return max(self._last_write, self._writing_since) + self.limits.write_stall_seconds
+
+    def _check_up(self) -> bool:
+        """The scope's deadline struck: cut the client, ping it, or find that all is well.
+
+        True: a frame stayed incomplete for too long; it has been answered, and it closes.
+        """
+        now = self.context.world.now()
+        if self._writing_since != inf and now >= self._stall_due():
+            if self.outbox.room <= 0 or self.outbox.answer_bytes > self.limits.answer_bytes:
+                raise Cut(f"took no bytes for {self.limits.write_stall_seconds:g} s")
+            self._writing_since = now  # it may take its time while it is within its limit
+        heartbeat = self.session.heartbeat
+        if heartbeat and now >= self._last_read + (self._pings + 1) * heartbeat:
+            self._pings += 1
+            if self._pings >= self.limits.heartbeats_missed:
+                raise Cut(f"missed {self._pings} heartbeats of {heartbeat:g} s")
+            self.outbox.answer(encode.PING)
+        if now >= self._partial_since + self._patience():
+            for item in self.decoder.expire():
+                assert isinstance(item, Rejected), "what expires is refused"
+                self.session.reject(item)
+            return True
+        return False
+
+    def _patience(self) -> float:
+        """How long what has begun to come in may stay incomplete."""
+        if self.decoder.broken:
+            return self.limits.broken_frame_seconds
+        return self.limits.partial_frame_seconds
+
+    async def _until_read(self) -> None:
+        """The client does not read its answers, so it is not read either."""
+        self._drained = trio.Event()
+        while self.outbox.answer_bytes > self.limits.answer_bytes // 2:
+            self._drained = trio.Event()
+            await self._drained.wait()
+        self._drained = None
+
+    async def _end_of_input(self) -> str:
+        """No more requests: all that was received is answered, then the end."""
+        items = self.decoder.eof()
+        if items:
+            await self.session.handle(items, 0)
+        answered = trio.Event()
+        self.session.on_answered = lambda: None if self.session.unanswered else answered.set()
+        if self.session.unanswered:
+            await answered.wait()
+        await self._flush()
+        return "closed by the client"
+
+    async def _refuse_to_go_on(self) -> str:
+        """An error that closes has been answered: let the client read it."""
+        await self._flush()
+        with trio.move_on_after(LINGER_S):
+            if isinstance(self.stream, trio.abc.HalfCloseableStream):
+                await self.stream.send_eof()
+            # closing with unread bytes would reset the connection under the answer
+            for _ in range(256):
+                if not await self.stream.receive_some(READ_BYTES):
+                    break
+        return "closed after an error"
+
+    async def _flush(self) -> None:
+        with trio.move_on_after(FLUSH_S):
+            while not self.outbox.empty or self._writing_since != inf:
+                self._drained = trio.Event()
+                await self._drained.wait()
+
+    # -- writing ----------------------------------------------------------------------------
+
+    async def _write_all(self) -> None:
+        outbox, world = self.outbox, self.context.world
+        send = self._sender()
+        while True:
+            await outbox.wait()
+            parts, ports = outbox.take()
+            if outbox.closed:
+                return
+            self._writing_since = world.now()
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            if self._interruptible and self._stall_due() < self._scope.deadline:
+                self._scope.deadline = self._stall_due()
+            self._sent = len(data)  # a stream that does not tell may have passed on all of it
+            try:
+                await send(data)
+            except BaseException:
+                outbox.cut_off(parts, ports, self._sent)
+                raise
+            self.written_bytes += len(data)
+            self._writing_since = inf
+            for port in ports:
+                port.wrote()
+            if self._drained is not None:
+                self._drained.set()
+
+    def _sender(self) -> Callable[[bytes], Awaitable[None]]:
+        if isinstance(self.stream, trio.SocketStream):
+            return self._send_to_socket
+        return self._send_to_stream
+
+    async def _send_to_stream(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+        self._last_write = self.context.world.now()
+
+    async def _send_to_socket(self, data: bytes) -> None:
+        """As `send_all`, but it notes each time that the client took something."""
+        assert isinstance(self.stream, trio.SocketStream)
+        send = self.stream.socket.send
+        try:
+            self._sent = 0
+            self._sent = await send(data)
+            if self._sent < len(data):
+                with memoryview(data) as view:
+                    while self._sent < len(data):
+                        self._last_write = self.context.world.now()
+                        self._sent += await send(view[self._sent :])
+        except OSError as error:
+            raise trio.BrokenResourceError(error.strerror or str(error)) from error
+        self._last_write = self.context.world.now()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,93 @@
+"""A mailbox: one inbox with two doors, so that an actor needs one receive loop.
+
+`put` waits for room and carries load (publishes); `post` never waits and carries facts
+(acks, departures, ticks, commits). The channel is unbounded because the room bounds what
+`put` may add, and each kind of post is bounded by what it is about: acks by what was
+delivered, departures and attachments by connections, one tick per timer, one commit per
+queue. Room is given back by `free`, not by `take`: a queue frees the room of a durable
+publish when it is committed, so that a stalled disk stops the publishers and nobody else.
+"""
+
+from math import inf
+from typing import Generic, TypeVar
+
+import trio
+
+from msg.actors.waits import waiting
+from msg.errors import ActorStopped
+
+T = TypeVar("T")
+
+
+class Mailbox(Generic[T]):
+    """One actor's inbox. It outlives the actor's incarnations, until `close`."""
+
+    def __init__(self, room: int = 64, owner: str = "") -> None:
+        self.owner = owner  # the actor whose inbox this is, as dumps name it
+        self.room = room  # how many puts may be untaken, or taken and not yet freed
+        self._free = trio.Semaphore(room, max_value=room)
+        self._send, self._receive = trio.open_memory_channel[T](inf)
+        self.depth = 0
+        self.taken = 0  # items ever taken: a dump sees from it whether the actor moves on
+        self.closed = False
+
+    async def put(self, item: T) -> None:
+        """Wait for room, then hand over. Raises ActorStopped when the mailbox is closed."""
+        try:
+            # no checkpoint where there is room: the sender's next read is one
+            self._free.acquire_nowait()
+        except trio.WouldBlock:
+            with waiting(self.owner, "room in its mailbox"):
+                await self._free.acquire()
+        try:
+            self._send.send_nowait(item)
+        except trio.BrokenResourceError:
+            self._free.release()  # wakes the next blocked sender, who learns the same
+            raise ActorStopped from None
+        self.depth += 1
+
+    def post(self, item: T) -> bool:
+        """Hand over without waiting. False: the mailbox is closed, and needs no facts."""
+        try:
+            self._send.send_nowait(item)
+        except trio.BrokenResourceError:
+            return False
+        self.depth += 1
+        return True
+
+    async def take(self) -> list[T]:
+        """Wait, then take all that is there: one checkpoint a turn, not a message."""
+        first = await self._receive.receive()
+        self.depth -= 1
+        self.taken += 1
+        return [first, *self.take_nowait()]
+
+    def take_nowait(self) -> list[T]:
+        """All that is there, without waiting."""
+        items = [self._receive.receive_nowait() for _ in range(self.depth)]
+        self.taken += self.depth
+        self.depth = 0
+        return items
+
+    def free(self, puts: int) -> None:
+        """The room of so many puts is free again."""
+        for _ in range(puts):
+            self._free.release()
+
+    def close(self) -> list[T]:
+        """Refuse all further items; return those that were never taken."""
+        rest = self.take_nowait()
+        self.closed = True
+        self._receive.close()
+        if self._free.value == 0:
+            self._free.release()
+        return rest
+
+    @property
+    def free_room(self) -> int:
+        return self._free.value
+
+    @property
+    def waiting(self) -> int:
+        """How many senders wait for room."""
+        return self._free.statistics().tasks_waiting

@@ -1,0 +1,216 @@
+"""Outbox: everything on its way to one client, bounded in bytes.
+
+Owns   the answers and the deliveries that its connection's writer has not yet written.
+Hears  answers from whoever has one; deliveries from queues (within the credit that `room`
+       tells) and topics (any number: the oldest are dropped, counted and told).
+Tells  the writer, by a bell: a memory channel of one slot.
+Ends   with its connection; what is offered afterwards goes nowhere, and its queues hear of
+       the departure.
+
+This is the one place where actors meet an object instead of a mailbox: one writer serves up
+to 100 subscriptions with byte limits and drop-oldest, which a bare channel cannot do. Its
+doors (`answer`, `Port.deliver`, …) never wait and never fail.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import trio
+
+WRITE_BYTES = 1 << 18  # a write takes about so much: large enough to amortise, small to share
+
+
+P = ParamSpec("P")
+
+
+class HasOutbox(Protocol):
+    outbox: "Outbox"
+
+
+S = TypeVar("S", bound=HasOutbox)
+
+
+def contained(call: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
+    """For what other actors call of a connection's: a bug in it ends that connection, and
+    not the queue or topic whose turn it is."""
+
+    @wraps(call)
+    def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            call(self, *args, **kwargs)
+        except Exception as error:
+            self.outbox.fail(error)
+
+    return guarded
+
+
+class Budget:
+    """Bytes that wait in all outboxes together."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+
+class Port:
+    """One subscription's share of an outbox. What waits in it can be counted and dropped."""
+
+    __slots__ = ("bytes", "closed", "outbox")
+
+    def __init__(self, outbox: "Outbox") -> None:
+        self.outbox = outbox
+        self.bytes = 0
+        self.closed = False
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        """Encode and hand over what waits, until `size` bytes are reached."""
+        raise NotImplementedError
+
+    def wrote(self) -> None:
+        """What `chunks` handed over has reached the kernel."""
+
+    def cut_off(self, frames: Mapping[int, int]) -> None:
+        """The connection ended in the middle of a write: of a chunk whose `id` is here, only
+        so many frames have reached the kernel."""
+
+    @property
+    def waits(self) -> bool:
+        raise NotImplementedError
+
+    def grant(self) -> None:
+        """There is more room: reserve it for the pages of replays that wait for some."""
+
+    def add(self, size: int) -> None:
+        self.bytes += size
+        self.outbox.grow(self, size)
+
+
+class Outbox:
+    """See the module. `limit` is the connection's limit for deliveries, in bytes."""
+
+    __slots__ = ("_answers", "_bell", "_idle", "_ready", "_wait", "answer_bytes", "budget",
+                 "bytes", "claimed", "claims", "closed", "limit", "on_fault")  # fmt: skip
+
+    def __init__(self, limit: int, budget: Budget) -> None:
+        self.limit = limit
+        self.budget = budget
+        self._answers: list[bytes] = []
+        self.answer_bytes = 0
+        self._ready: dict[Port, None] = {}  # ports with something to write, in rotation
+        self.bytes = 0
+        self.claimed = 0  # bytes reserved for pages of replays that are being read
+        self.claims: dict[Port, None] = {}  # ports whose replays wait for room
+        self.closed = False
+        self.on_fault: Callable[[Exception], None] | None = None  # the connection's
+        self._idle = False  # whether the writer waits for the bell
+        self._bell, self._wait = trio.open_memory_channel[None](1)
+
+    # -- for whoever has something for this client ----------------------------------------
+
+    def answer(self, frame: bytes) -> None:
+        """One or more whole frames."""
+        if self.closed:
+            return
+        self._answers.append(frame)
+        self.answer_bytes += len(frame)
+        self.ring()
+
+    def grow(self, port: Port, size: int) -> None:
+        self.bytes += size
+        self.budget.used += size
+        self._ready[port] = None
+        self.ring()
+
+    def shrink(self, size: int) -> None:
+        self.bytes -= size
+        self.budget.used -= size
+        if self.claims:
+            for port in list(self.claims):
+                port.grant()
+
+    def takes_page(self, size: int) -> bool:
+        """Whether a page of a replay may come: half of the room is left to what is live."""
+        waiting = self.bytes + self.claimed
+        if not waiting:
+            return True  # else a replay could wait for ever on what others fill
+        return waiting + size <= self.limit // 2 and self.budget.used + size <= self.budget.limit
+
+    def forget(self, port: Port) -> None:
+        """Drop what waits for this subscription: it is over."""
+        self._ready.pop(port, None)
+        self.shrink(port.bytes)
+        port.bytes = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes of deliveries that may still be added; 0 when closed."""
+        if self.closed:
+            return 0
+        return min(self.limit - self.bytes, self.budget.limit - self.budget.used)
+
+    def fail(self, error: Exception) -> None:
+        """A bug in what this client was to be told: its connection ends with it."""
+        if self.on_fault is None:
+            raise error
+        self.on_fault(error)
+
+    def ring(self) -> None:
+        if self._idle:
+            self._idle = False
+            self._bell.send_nowait(None)
+
+    # -- for the writer -------------------------------------------------------------------
+
+    async def wait(self) -> None:
+        """Until there is something to write, or the outbox is closed."""
+        while not (self._answers or self._ready or self.closed):
+            self._idle = True
+            await self._wait.receive()
+
+    @property
+    def empty(self) -> bool:
+        return not (self._answers or self._ready)
+
+    def take(self) -> tuple[list[bytes], list[Port]]:
+        """The next write: frames, and the ports to tell when they are written."""
+        parts = self._answers
+        self._answers = []
+        size, self.answer_bytes = self.answer_bytes, 0
+        ports: dict[Port, None] = {}
+        while self._ready and size < WRITE_BYTES:
+            port = next(iter(self._ready))
+            del self._ready[port]
+            ports[port] = None
+            for chunk in port.chunks(WRITE_BYTES - size):
+                parts.append(chunk)
+                size += len(chunk)
+            if port.waits:
+                self._ready[port] = None  # to the end: its turn comes again
+        return parts, list(ports)
+
+    def cut_off(self, parts: Iterable[bytes], ports: Iterable[Port], sent: int) -> None:
+        """The write of these ended after so many bytes: what came later was not handed over."""
+        frames: dict[int, int] = {}
+        for part in parts:
+            if len(part) > sent:
+                frames[id(part)] = part.count(b"\n", 0, max(0, sent))
+            sent -= len(part)
+        for port in ports:
+            port.cut_off(frames)
+
+    def close(self) -> None:
+        """The connection is over: nothing more is taken."""
+        if self.closed:
+            return
+        self.closed = True
+        self._answers.clear()
+        self._ready.clear()
+        self.budget.used -= self.bytes
+        self.bytes = 0
+        self.answer_bytes = 0
+        if self._idle:
+            self._idle = False
+            self._bell.send_nowait(None)

@@ -1,0 +1,398 @@
+"""Ports: a subscription's end in its connection. What the queue or topic hands over waits
+here, is encoded by the connection's writer, and is remembered until it is acked.
+
+`holdings` is the session's table of what it holds; a new incarnation of a queue asks for it
+before it dispatches anything. It is a plain call and not mail because a writer that is stuck
+in `send_all` answers no mail.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from msg.actors.outbox import WRITE_BYTES, Outbox, Port, contained
+from msg.actors.queue import Sent
+from msg.core.message import Message
+from msg.errors import ClientError
+from msg.protocol import encode
+
+if TYPE_CHECKING:
+    from msg.actors.queue import Queue
+
+STALE_MAX = 10_000  # expired leases whose late acks are still understood, per subscription
+_PENDING_SEP = b'{"type":"message",'
+
+
+class Tags:
+    """Delivery tags of one connection: 1, 2, 3 …"""
+
+    __slots__ = ("next",)
+
+    def __init__(self) -> None:
+        self.next = 1
+
+
+class QueuePort(Port):
+    """A subscription to a queue or a group, or one `get`.
+
+    held     tag -> message, from the moment its frame is given to the kernel
+    by_id    message id -> tag, kept only for clients that ack by id
+    stale    tag -> message: leases that expired; a late ack may still come
+    """
+
+    __slots__ = (
+        "_pending",
+        "_unsent",
+        "_writing",
+        "ack_timeout",
+        "auto",
+        "by_id",
+        "finished",
+        "held",
+        "name",
+        "on_ended",
+        "on_got",
+        "on_refused",
+        "queue",
+        "stale",
+        "sub",
+        "suffix",
+        "tags",
+    )
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        queue: "Queue",
+        tags: Tags,
+        *,
+        sub: str | None,
+        suffix: bytes,
+        auto: bool,
+        ack_timeout: float,
+        name: str,
+    ) -> None:
+        super().__init__(outbox)
+        self.queue = queue
+        self.tags = tags
+        self.sub = sub
+        self.suffix = suffix  # what every frame of this subscription says after the wire
+        self.auto = auto
+        self.finished = False  # of a `get`: it has been answered
+        self.ack_timeout = ack_timeout
+        self.name = name
+        self.held: dict[int, Message] = {}
+        self.by_id: dict[str, int] | None = None
+        self.stale: dict[int, Message] | None = None
+        self._pending: deque[tuple[list[Message], int] | bytes] | None = None
+        # messages, their bytes, the frames
+        self._writing: list[tuple[list[Message], int, bytes]] = []
+        self._unsent: set[int] | None = None  # seqs that were in a write which did not come so far
+        self.on_refused: Callable[[ClientError], None] | None = None
+        self.on_got: Callable[[int], bytes] | None = None
+        self.on_ended: Callable[[str], None] | None = None
+
+    # -- for the queue ----------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        return 0 if self.closed else self.outbox.room
+
+    @contained
+    def deliver(self, messages: list[Message], size: int) -> None:
+        if self.closed or self.outbox.closed:
+            return  # its departure is in the queue's mailbox, and returns them
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append((messages, size))
+        self.add(size)
+
+    @property
+    def done(self) -> bool:
+        """It gets nothing more, and nothing that it got is still open."""
+        over = self.finished or self.closed
+        return over and not (self.held or self._pending or self._writing)
+
+    def holdings(self) -> list[Message]:
+        """All that was leased to this subscription and not settled by it."""
+        pending = [m for entry in self._pending or () if not isinstance(entry, bytes)
+                   for m in entry[0]]  # fmt: skip
+        writing = [m for entry in self._writing for m in entry[0]] if self.auto else []
+        return [*self.held.values(), *writing, *pending]
+
+    @contained
+    def lapse(self, messages: Sequence[Message]) -> None:
+        """These leases expired: they are no longer held, but a late ack may come."""
+        gone = {m.seq for m in messages}
+        if self.stale is None:
+            self.stale = {}
+        for tag in [tag for tag, m in self.held.items() if m.seq in gone]:
+            message = self.stale[tag] = self.held.pop(tag)
+            if self.by_id is not None and self.by_id.get(message.id) == tag:
+                del self.by_id[message.id]
+        while len(self.stale) > STALE_MAX:
+            del self.stale[next(iter(self.stale))]
+
+    @contained
+    def got(self, count: int) -> None:
+        """The `get` is over: its answer goes behind the messages."""
+        if self.on_got is None or self.outbox.closed:
+            return
+        frame = self.on_got(count)
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(frame)
+        self.outbox.grow(self, 0)
+
+    @contained
+    def ended(self, reason: str) -> None:
+        """The queue is gone."""
+        if not self.closed and self.on_ended is not None:
+            self.on_ended(reason)
+
+    @contained
+    def refuse(self, error: ClientError) -> None:
+        """The queue cannot take this subscription."""
+        self.closed = True
+        if self.on_refused is not None:
+            self.on_refused(error)
+
+    # -- for the writer ---------------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._pending)
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        pending = self._pending
+        while pending and size > 0:
+            entry = pending.popleft()
+            if isinstance(entry, bytes):
+                size -= len(entry)
+                yield entry
+                continue
+            messages, nbytes = entry
+            if nbytes > 2 * WRITE_BYTES and len(messages) > 1:
+                half = len(messages) // 2
+                rest = messages[half:]
+                messages = messages[:half]
+                rest_bytes = sum([len(m.wire) for m in rest])
+                pending.appendleft((rest, rest_bytes))
+                nbytes -= rest_bytes
+            data = self._encode(messages)
+            self._writing.append((messages, nbytes, data))
+            size -= len(data)
+            yield data
+        if not pending:
+            self._pending = None  # an empty deque is 600 bytes, and most are idle
+
+    def _encode(self, messages: list[Message]) -> bytes:
+        if self.auto:
+            return encode.heard([m.wire for m in messages], self.suffix)
+        first = self.tags.next
+        self.tags.next = after = first + len(messages)
+        self.held.update(zip(range(first, after), messages, strict=True))
+        if self.by_id is not None:
+            self.by_id.update({m.id: tag for tag, m in enumerate(messages, first)})
+        return encode.leased(messages, first, self.suffix)
+
+    def wrote(self) -> None:
+        for messages, nbytes, _ in self._writing:
+            if not self.closed:  # else all its bytes were given back then
+                self.bytes -= nbytes
+                self.outbox.shrink(nbytes)
+            self.queue.post(Sent(self, messages))
+        self._writing.clear()
+
+    def cut_off(self, frames: Mapping[int, int]) -> None:
+        self._unsent = {
+            m.seq
+            for messages, _, data in self._writing
+            for m in messages[frames.get(id(data), len(messages)) :]
+        }
+
+    # -- for the session --------------------------------------------------------------------
+
+    def index_by_id(self) -> dict[str, int]:
+        """The table by message id; made at the first ack by id, then kept up to date."""
+        if self.by_id is None:
+            self.by_id = {m.id: tag for tag, m in self.held.items()}
+        return self.by_id
+
+    def stop(self) -> list[Message]:
+        """Nothing more is written. What was is still held; returns what was not."""
+        unsent = [m for entry in self._pending or () if not isinstance(entry, bytes)
+                  for m in entry[0]]  # fmt: skip
+        self.closed = True
+        self.outbox.forget(self)
+        self._pending = None
+        return unsent
+
+    def close(self) -> list[int]:
+        """The subscription is over. Returns the seqs whose frames the kernel has had."""
+        self.stop()
+        unsent = self._unsent or ()
+        return [m.seq for m in self.held.values() if m.seq not in unsent]
+
+
+class TopicPort(Port):
+    """A live subscription to a topic or a pattern. It is never waited for: what it does not
+    take in time is dropped, oldest first, counted, and told with the next message. Replays
+    are: each page of one needs room that was claimed here."""
+
+    __slots__ = ("_claims", "_missed", "_pending", "_written", "claimed", "count", "dropped",
+                 "limit_bytes", "limit_count", "on_ended", "sub", "suffix")  # fmt: skip
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        sub: str | None,
+        suffix: bytes,
+        limit_count: int,
+        limit_bytes: int,
+    ) -> None:
+        super().__init__(outbox)
+        self.sub = sub
+        self.suffix = suffix
+        self.limit_count = limit_count
+        self.limit_bytes = limit_bytes
+        self.count = 0
+        self.dropped = 0  # ever
+        self.claimed = 0  # bytes reserved for pages that are being read
+        self.on_ended: Callable[[str], None] | None = None
+        self._missed = 0  # since the last message that it was sent
+        self._pending: deque[tuple[bytes, int, Callable[[bool], None] | None]] | None = None
+        self._written: list[tuple[int, Callable[[bool], None] | None]] = []
+        self._claims: deque[tuple[int, Callable[[], None]]] | None = None
+
+    # -- for the topic ----------------------------------------------------------------------
+
+    @contained
+    def deliver(
+        self, frames: bytes, count: int, gone: Callable[[bool], None] | None = None
+    ) -> None:
+        """`count` whole message frames; `gone` is called when they wait here no longer:
+        with True when the kernel has them, with False when they were dropped."""
+        outbox = self.outbox
+        if self.closed or outbox.closed:
+            return
+        pending = self._pending
+        if pending is None:
+            pending = self._pending = deque()
+        pending.append((frames, count, gone))
+        size = len(frames)
+        self.count += count
+        self.bytes += size
+        outbox.grow(self, size)
+        if self.count > self.limit_count or self.bytes > self.limit_bytes or outbox.room < 0:
+            self._drop()
+
+    def miss(self, count: int) -> None:
+        """So many were dropped before they came here."""
+        self._missed += count
+        self.dropped += count
+
+    def claim(self, size: int, granted: Callable[[], None]) -> bool:
+        """Reserve room for a page of a replay. False: `granted` is called when there is some
+        (never, if the subscription ends before)."""
+        if not self._claims and self._takes_page(size):
+            self.claimed += size
+            self.outbox.claimed += size
+            return True
+        if not (self.closed or self.outbox.closed):
+            if self._claims is None:
+                self._claims = deque()
+            self._claims.append((size, granted))
+            self.outbox.claims[self] = None
+        return False
+
+    def unclaim(self, size: int) -> None:
+        """The page is here, or will not come."""
+        if self.closed:
+            return
+        self.claimed -= size
+        self.outbox.claimed -= size
+        self.outbox.shrink(0)
+
+    def grant(self) -> None:
+        while self._claims and self._takes_page(self._claims[0][0]):
+            size, granted = self._claims.popleft()
+            self.claimed += size
+            self.outbox.claimed += size
+            granted()
+        if not self._claims:
+            self._claims = None
+            self.outbox.claims.pop(self, None)
+
+    def _takes_page(self, size: int) -> bool:
+        waiting = self.bytes + self.claimed
+        if waiting and (
+            waiting + size > self.limit_bytes // 2 or self.count > self.limit_count // 2
+        ):
+            return False
+        return self.outbox.takes_page(size)
+
+    @contained
+    def ended(self, reason: str) -> None:
+        """The topic was deleted."""
+        if not self.closed and self.on_ended is not None:
+            self.on_ended(reason)
+
+    def _drop(self) -> None:
+        """Too slow: the oldest go until the rest fits."""
+        pending = self._pending
+        while pending and (
+            self.count > self.limit_count or self.bytes > self.limit_bytes or self.outbox.room < 0
+        ):
+            frames, count, gone = pending.popleft()
+            self.count -= count
+            self.bytes -= len(frames)
+            self.outbox.shrink(len(frames))
+            self._missed += count
+            self.dropped += count
+            if gone is not None:
+                gone(False)
+
+    # -- for the writer ---------------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._pending)
+
+    def chunks(self, size: int) -> Iterator[bytes]:
+        pending = self._pending
+        while pending and size > 0:
+            frames, count, gone = pending.popleft()
+            self.count -= count
+            self._written.append((len(frames), gone))
+            if self._missed:
+                note = b'"dropped":%d,' % self._missed
+                frames = _PENDING_SEP + note + frames[len(_PENDING_SEP) :]
+                self._missed = 0
+            size -= len(frames)
+            yield frames
+        if not pending:
+            self._pending = None
+
+    def wrote(self) -> None:
+        if self.closed:
+            self._written.clear()
+            return
+        written, self._written = self._written, []
+        for size, gone in written:
+            self.bytes -= size
+            self.outbox.shrink(size)
+            if gone is not None:
+                gone(True)
+
+    # -- for the session --------------------------------------------------------------------
+
+    def close(self) -> None:
+        self.closed = True
+        self.outbox.claimed -= self.claimed
+        self.claimed = 0
+        self._claims = None
+        self.outbox.claims.pop(self, None)
+        self.outbox.forget(self)
+        self._pending = None

@@ -1,0 +1,43 @@
+"""A reply: one answer to one question between actors."""
+
+from typing import Generic, TypeVar
+
+import attrs
+import outcome
+import trio
+
+from msg.actors.waits import waiting
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Reply(Generic[T]):
+    """One answer to one question. Setting it never waits, and a second one is ignored.
+
+    Whoever takes a reply must answer it or fail it, also when it ends: the asker has no
+    timeout. It may have left meanwhile; that is no concern of the answerer's. `of` names
+    the answerer, for dumps.
+    """
+
+    of: str = ""
+    _outcome: outcome.Outcome[T] | None = None
+    _answered: trio.Event = attrs.field(factory=trio.Event)
+
+    def set(self, value: T) -> None:
+        self._settle(outcome.Value(value))
+
+    def fail(self, error: Exception) -> None:
+        self._settle(outcome.Error(error))
+
+    async def wait(self) -> T:
+        with waiting(self.of, "an answer"):
+            await self._answered.wait()
+        if self._outcome is None:
+            raise AssertionError("answered without an outcome")
+        return self._outcome.unwrap()
+
+    def _settle(self, result: outcome.Outcome[T]) -> None:
+        if self._outcome is None:
+            self._outcome = result
+            self._answered.set()

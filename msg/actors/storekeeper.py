@@ -1,0 +1,157 @@
+"""Storekeeper actor: group commit for all queues and topics.
+
+Owns   the disk, while the broker runs: nobody else writes or reads it.
+Hears  commits (one in flight per log) and reads, posted; their number is bounded by the logs.
+Tells  whoever asked, by a post to its mailbox, when the disk has answered.
+Ends   when cancelled, or for good when a sync failed: a store that has lied once is not
+       restarted (STORE.md rule 3). The broker then stops with exit code 74.
+
+No timer: while one round of commits is synced, the next gathers. Reads have a task of their
+own, so that a stalled sync does not stop the reading ahead.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import attrs
+import trio
+
+from msg.actors.mailbox import Mailbox
+from msg.actors.reply import Reply
+from msg.core.histogram import Histogram
+from msg.store.commit import execute, floor_of, read
+
+if TYPE_CHECKING:
+    from msg.store.disk import Disk
+    from msg.store.log import Commit, ReadPlan
+    from msg.world import World
+
+SYNC_THREADS = 4  # of one round: separate files sync side by side (50 files: 5.1 -> 3.0 ms)
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Written:
+    """A commit and what became of it: `commit.error` tells. Comes back to `reply_to`."""
+
+    commit: "Commit"
+    reply_to: "ReplyTo"
+    since: float  # when it was asked for, monotonic
+    done: bool = False
+
+
+@attrs.define(eq=False)
+class Fetched:
+    """A read and its bytes, one blob for each piece of the plan."""
+
+    plan: "ReadPlan"
+    reply_to: "ReplyTo"
+    ahead: bool  # of the reading ahead, and not for single messages
+    blobs: list[bytes] = attrs.field(factory=list)
+    error: Exception | None = None
+
+
+@attrs.frozen(eq=False)
+class Errand:
+    """Anything else that is read from the disk, for a person's question."""
+
+    work: "Callable[[Disk], Any]"
+    reply: "Reply[Any]"
+
+
+class ReplyTo(Protocol):
+    def post(self, item: Any) -> object: ...
+
+
+class Storekeeper:
+    """The handle and the task. See the module."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.commits: Mailbox[Written] = Mailbox(owner="store")
+        self.reads: Mailbox[Fetched | Errand] = Mailbox(owner="store")
+        self.rounds = 0
+        self.sync_s = 0.0  # seconds that the last round took
+        self.busy_since: float | None = None
+        self.durations = Histogram()
+        self.disk_full = False  # publishes find no room
+
+    def commit(self, commit: "Commit", reply_to: ReplyTo) -> Written:
+        """Have this written, and synced if it asks for it. The answer is posted back."""
+        job = Written(commit, reply_to, self._world.now())
+        self.commits.post(job)
+        return job
+
+    def read(self, plan: "ReadPlan", reply_to: ReplyTo, *, ahead: bool) -> None:
+        """Have this read. The answer is posted back."""
+        self.reads.post(Fetched(plan, reply_to, ahead))
+
+    async def look(self, work: "Callable[[Disk], T]") -> T:
+        """Have `work` done on the disk, between the reads: it is to be short, and to change
+        nothing. Raises what it raises."""
+        reply: Reply[T] = Reply("store")
+        self.reads.post(Errand(work, reply))
+        return await reply.wait()
+
+    async def recheck(self) -> None:
+        """After the disk was full: whether there is room again, though nobody publishes."""
+        free, floor = await self.look(lambda disk: (disk.free_bytes(), floor_of(disk)))
+        if free > floor:
+            self.disk_full = False
+
+    async def run(self) -> None:
+        """Commit round after round until cancelled. Raises StoreFailed (in a group)."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run_reads, name="store reader")
+            while True:
+                await self._round(await self.commits.take())
+
+    async def _round(self, jobs: Sequence[Written]) -> None:
+        world = self._world
+        self.busy_since = world.now()
+        commits = [job.commit for job in jobs]
+        share = -(-len(commits) // SYNC_THREADS)
+        if len(commits) == 1:
+            await world.in_disk_thread(lambda: execute(world.disk, commits))
+        else:
+            async with trio.open_nursery() as nursery:
+                for start in range(0, len(commits), share):
+                    nursery.start_soon(self._execute, commits[start : start + share])
+        self.sync_s, self.busy_since = world.now() - self.busy_since, None
+        self.durations.observe(self.sync_s)
+        self.rounds += 1
+        if any([commit.error is not None for commit in commits]):
+            self.disk_full = True
+        elif self.disk_full and any([commit.publishes for commit in commits]):
+            self.disk_full = False  # acks alone prove nothing: room is kept free for them
+        for job in jobs:
+            job.done = True
+            job.reply_to.post(job)
+
+    async def _execute(self, commits: "list[Commit]") -> None:
+        await self._world.in_disk_thread(lambda: execute(self._world.disk, commits))
+
+    async def _run_reads(self) -> None:
+        world = self._world
+        while True:
+            for job in await self.reads.take():
+                if isinstance(job, Errand):
+                    await self._run_errand(job)
+                    continue
+                plan = job.plan
+                try:
+                    job.blobs = await world.in_disk_thread(partial(read, world.disk, plan))
+                except OSError as error:
+                    job.error = error
+                job.reply_to.post(job)
+
+    async def _run_errand(self, errand: Errand) -> None:
+        disk = self._world.disk
+        try:
+            found = await self._world.in_disk_thread(lambda: errand.work(disk))
+        except Exception as error:  # it is the asker's, whatever it is
+            errand.reply.fail(error)
+        else:
+            errand.reply.set(found)

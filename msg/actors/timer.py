@@ -1,0 +1,67 @@
+"""Timer actor: wakes other actors at the times they asked for.
+
+Owns   a heap of (when, mailbox) for the whole broker: one task and no scope per deadline.
+Hears  `arm`, which never waits.
+Tells  a `Tick` to each mailbox whose time has come.
+Ends   when cancelled.
+
+It also notices when the broker itself stood still (a stopped process, a long turn): the
+time that was lost is in the tick, so that no lease expires for the broker's own fault.
+"""
+
+import heapq
+from itertools import count
+from math import inf
+from typing import Protocol
+
+import attrs
+import trio
+
+STALL_S = 0.25  # later than this is a stall and not a busy moment
+
+
+@attrs.frozen
+class Tick:
+    """It is time. `stalled`: seconds for which the broker itself stood still just before."""
+
+    stalled: float
+
+
+class Alarmed(Protocol):
+    def post(self, item: Tick) -> object: ...
+    def __hash__(self) -> int: ...
+
+
+class Timer:
+    """The handle: `arm` a mailbox for a time. Each mailbox has one alarm, the last armed."""
+
+    def __init__(self) -> None:
+        self._due: dict[Alarmed, float] = {}
+        # may hold alarms that were replaced: what is not in `_due` is passed over
+        self._heap: list[tuple[float, int, Alarmed]] = []
+        self._numbers = count()
+        self._scope: trio.CancelScope | None = None
+
+    def arm(self, at: float, mailbox: Alarmed) -> None:
+        """Post a Tick at `at` (monotonic seconds), and not when it was armed for before."""
+        self._due[mailbox] = at
+        heapq.heappush(self._heap, (at, next(self._numbers), mailbox))
+        if self._scope is not None and at < self._scope.deadline:
+            self._scope.deadline = at
+
+    async def run(self) -> None:
+        while True:
+            due = self._heap[0][0] if self._heap else inf
+            with trio.CancelScope(deadline=due) as self._scope:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            late = now - self._scope.deadline
+            stalled = late if late > STALL_S else 0.0
+            while self._heap and self._heap[0][0] <= now:
+                at, _, mailbox = heapq.heappop(self._heap)
+                if self._due.get(mailbox) == at:
+                    del self._due[mailbox]
+                    mailbox.post(Tick(stalled))
+            if len(self._heap) > 2 * len(self._due) + 64:
+                self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+                heapq.heapify(self._heap)

@@ -1,0 +1,1 @@
+"""The command line: arguments to calls, frames to lines; no rules of the broker."""

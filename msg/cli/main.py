@@ -1,0 +1,66 @@
+"""`trio-msg`: the commands, gathered. Imports only what every command needs.
+
+A one-shot command is to start in well under 0.3 s, so the broker, rich and the settings are
+imported by the commands that use them.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from msg import __version__
+from msg.cli import (
+    consume,
+    dead,
+    looking,
+    orders,
+    publish,
+    questions,
+    server,
+    storage,
+    tap,
+    top,
+    tree,
+)
+from msg.daemon import exits
+
+app = typer.Typer(
+    name="trio-msg",
+    help="A message broker: topics and durable queues over plain JSON lines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a bug's traceback is for us, whole and plain
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trio-msg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A message broker: topics and durable queues over plain JSON lines."""
+
+
+for module in (
+    server, publish, consume, questions, tree, looking, dead, orders, top, tap, storage,
+):  # fmt: skip
+    module.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and leave with its code."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="trio-msg")
+    except SystemExit as leaving:
+        # whatever the library calls a wrong command line, ours is EX_USAGE
+        sys.exit(exits.USAGE if leaving.code == 2 else leaving.code)
+    sys.exit(exits.OK)

@@ -1,0 +1,203 @@
+"""The books of one queue: what became of every message, and what is now to be done about it.
+
+    accepted = committing + ready + leased + delayed + leaving + arriving
+             + settled + dead + moved + expired + dropped + purged + lost
+
+`accepted` counts what was kept, from the moment it was numbered. All other rules write into
+`turn` through here, so that no message ends uncounted and none is counted twice.
+"""
+
+from collections.abc import Sequence
+from math import inf
+
+import attrs
+
+from msg.core.batches import PublishBatch
+from msg.core.credit import Port
+from msg.core.message import Attempt, Message
+from msg.core.settings import QueueSettings
+
+Leaving = tuple[Message, str, Message]  # the message here, where it goes, the message there
+
+
+@attrs.define(slots=True)
+class Turn:
+    """What one turn of a queue wants done. The actor carries it out; nothing here waits."""
+
+    logged: list[Message] = attrs.field(factory=list)  # to the log
+    kept: list[Message] = attrs.field(factory=list)  # to memory only
+    settled: list[int] = attrs.field(factory=list)  # in the log
+    unkept: list[int] = attrs.field(factory=list)  # leave memory
+    # None: not an attempt, but the message's state changed
+    tried: list[tuple[Message, Attempt | None]] = attrs.field(factory=list)
+    drops: list[tuple[str, Sequence[int]]] = attrs.field(factory=list)  # why, seqs in the log
+    dead: list[tuple[int, str, str, str]] = attrs.field(factory=list)  # seq, to, key, why
+    moves: list[tuple[str, str, Message]] = attrs.field(factory=list)  # to, key, message
+    leaving: dict[str, Leaving] = attrs.field(factory=dict)  # moves that began
+    left: list[str] = attrs.field(factory=list)  # keys of moves that ended
+    arrived: list[str] = attrs.field(factory=list)  # keys that their source still holds
+    released: list[str] = attrs.field(factory=list)  # and those it holds no longer
+    answers: list[PublishBatch] = attrs.field(factory=list)  # at once
+    waiting: list[PublishBatch] = attrs.field(factory=list)  # when committed
+    # what is parked from now on, if that changed; with the time until which it may be
+    parked: list[tuple[float, PublishBatch]] | None = None
+    deliveries: list[tuple[Port, list[Message], int]] = attrs.field(factory=list)  # and bytes
+    lapsed: list[tuple[Port, list[Message]]] = attrs.field(factory=list)  # leases that expired
+    pulled: list[tuple[Port, int]] = attrs.field(factory=list)  # a `get` is over: how many
+
+
+@attrs.define(slots=True)
+class Counts:
+    """What became of all that was accepted, since this ledger began."""
+
+    accepted: int = 0
+    settled: int = 0
+    dead: int = 0
+    moved: int = 0
+    expired: int = 0
+    dropped: int = 0
+    purged: int = 0
+    lost: int = 0  # damaged on disk, named in the log
+    redelivered: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    delivered: int = 0
+
+
+@attrs.define(slots=True)
+class Gauge:
+    """Messages and bytes of a dead queue, read by its parent: they count in its limits."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
+class Books:
+    """Shared by all the rules of one queue. `wake_at`: the earliest deadline, monotonic,
+    that was made since the last tick."""
+
+    __slots__ = ("_away", "_away_bytes", "_known", "counts", "dead_gauge", "dead_name",
+                 "memory_bytes", "move_keys", "name", "settings", "turn", "wake_at")  # fmt: skip
+
+    def __init__(self, name: str, settings: QueueSettings, dead_name: str) -> None:
+        self.name = name
+        self.settings = settings
+        self.dead_name = dead_name  # "" for a dead queue itself
+        self.turn = Turn()
+        self.counts = Counts()
+        self.dead_gauge = Gauge()
+        self.move_keys: dict[str, int] = {}  # moved in and still here: key -> seq
+        self.memory_bytes = 0  # of live messages with durability "memory"
+        self.wake_at = inf
+        self._known = 0  # bytes of live messages in memory
+        # messages that are only in the log, and about their bytes: after a start only the
+        # sum is known, so one that comes to memory is taken for an average one
+        self._away = 0
+        self._away_bytes = 0
+
+    @property
+    def overflow(self) -> str:
+        """What happens to publishes at a limit. A group never refuses its topic's publishers."""
+        return "drop_oldest" if "@" in self.name else self.settings.overflow
+
+    @property
+    def live(self) -> int:
+        """Messages that are not settled, whatever state they are in."""
+        c = self.counts
+        gone = c.settled + c.dead + c.moved + c.expired + c.dropped + c.purged + c.lost
+        return c.accepted - gone
+
+    @property
+    def bytes(self) -> int:
+        """Of all live messages' wires."""
+        return self._known + self._away_bytes
+
+    def wake(self, at: float) -> None:
+        if at < self.wake_at:
+            self.wake_at = at
+
+    # -- coming -------------------------------------------------------------------------
+
+    def accept(self, messages: list[Message], size: int, durability: int) -> None:
+        """New messages of one durability, `size` bytes in all."""
+        self.counts.accepted += len(messages)
+        self._known += size
+        if durability:
+            self.turn.logged += messages
+        else:
+            self.memory_bytes += size
+            self.turn.kept += messages
+
+    def recall(self, logged: int, size: int, kept: list[Message]) -> None:
+        """Begin with these: so many in the log, of so many bytes, and some in memory only."""
+        self.counts.accepted = logged + len(kept)
+        self._away, self._away_bytes = logged, size
+        self.memory_bytes = sum([len(m.wire) for m in kept])
+        self._known = self.memory_bytes
+
+    def send_away(self, messages: Sequence[Message]) -> None:
+        """These are only in the log from now on."""
+        size = sum([len(m.wire) for m in messages])
+        self._known -= size
+        self._away += len(messages)
+        self._away_bytes += size
+
+    def bring_back(self, messages: Sequence[Message]) -> None:
+        """These were only in the log, and are in memory now."""
+        self.forget_away(len(messages))
+        self._known += sum([len(m.wire) for m in messages])
+
+    def forget_away(self, n: int) -> None:
+        """So many that were only in the log are not counted there any more."""
+        if n:
+            self._away_bytes -= self._away_bytes * n // self._away
+            self._away -= n
+
+    # -- going --------------------------------------------------------------------------
+
+    def undo(self, message: Message) -> None:
+        """It could not be written: it was never accepted."""
+        self.counts.accepted -= 1
+        self.uncount([message])
+
+    def settle(self, messages: list[Message]) -> None:
+        """Acked by a consumer."""
+        self.counts.settled += len(messages)
+        self.uncount(messages)
+        logged = [m.seq for m in messages if m.durability]
+        if logged:
+            self.turn.settled += logged
+        if len(logged) < len(messages):
+            self.turn.unkept += [m.seq for m in messages if not m.durability]
+
+    def drop(self, messages: Sequence[Message], why: str) -> None:
+        """Dropped, expired or purged; the caller counts as which."""
+        self.uncount(messages)
+        self.drop_counted(messages, why)
+
+    def drop_counted(self, messages: Sequence[Message], why: str) -> None:
+        logged = [m.seq for m in messages if m.durability]
+        if logged:
+            self.turn.drops.append((why, logged))
+        self.turn.unkept += [m.seq for m in messages if not m.durability]
+
+    def leave(self, message: Message, to: str, key: str, why: str) -> None:
+        """Another queue has it, durably."""
+        if to == self.dead_name:
+            self.counts.dead += 1
+        else:
+            self.counts.moved += 1
+        self.uncount([message])
+        if message.durability:
+            self.turn.dead.append((message.seq, to, key, why))
+        else:
+            self.turn.unkept.append(message.seq)
+
+    def uncount(self, messages: Sequence[Message]) -> None:
+        size = sum([len(m.wire) for m in messages])
+        self._known -= size
+        if self.memory_bytes:
+            self.memory_bytes -= sum([len(m.wire) for m in messages if not m.durability])
+        if self.move_keys:
+            for key in [m.key for m in messages if m.key]:
+                self.move_keys.pop(key, None)

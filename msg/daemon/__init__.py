@@ -1,0 +1,1 @@
+"""The process around the broker: settings in, logs, signals and exit codes out."""

@@ -1,0 +1,1 @@
+"""Fault scenarios: small stories in TOML, replayed on a simulated or on a real broker."""

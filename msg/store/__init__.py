@@ -1,0 +1,1 @@
+"""The embedded store: segmented, append-only JSON-lines files, and their recovery."""

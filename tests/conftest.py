@@ -1,0 +1,12 @@
+"""What all tests share: Hypothesis profiles."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# timed judgements are for benchmarks; a busy machine must not fail a test
+settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")

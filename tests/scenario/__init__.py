@@ -1,0 +1,1 @@
+"""Tests of the scenarios themselves: world, checker, engines, report."""

@@ -1,0 +1,111 @@
+"""Records: what is written is read back, and a seed can be worked out from its lines."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msg.core.message import MEMORY, OS, PRIORITY, STORED, Message
+from msg.core.wire import IdSource, Stamp, json_string
+from msg.store import records
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def some_messages(draw) -> Message:
+    message_id = draw(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20))
+    body = json.dumps(draw(JSON), ensure_ascii=draw(st.booleans())).encode()
+    wire = b'"topic":%b,"message_id":%b,"published_at":"2026-11-23T08:05:15.123Z","message":%b' % (
+        json_string(draw(TEXT)),
+        json_string(message_id),
+        body,
+    )
+    if draw(st.booleans()):
+        wire += b',"headers":%b' % json.dumps({"topic": '"topic":"x","message_id":"'}).encode()
+    times = st.just(0.0) | st.floats(1, 4e9)
+    return Message(
+        draw(st.integers(1, 2**62)),
+        message_id,
+        wire,
+        priority=draw(st.just(PRIORITY) | st.integers(0, 9)),
+        durability=draw(st.sampled_from((OS, STORED))),
+        due=draw(times),
+        expires=draw(times),
+        key=draw(st.just("") | TEXT),
+        origin=draw(st.just("") | TEXT),
+    )
+
+
+@given(st.lists(some_messages(), max_size=5), SEEDS)
+def test_a_pub_is_read_back_as_it_was_written(batch, seed):
+    lines = records.pub_lines(seed, batch)
+    for message, line in zip(batch, lines, strict=True):
+        assert line.endswith(b"\n")
+        assert line.count(b"\n") == 1
+        assert json.loads(line)["seq"] == message.seq
+        found = records.pub_of(seed, line[:-1])
+        assert found is not None
+        for name in Message.__struct_fields__:
+            assert getattr(found, name) == getattr(message, name), name
+
+
+@given(some_messages(), SEEDS, st.data())
+def test_a_changed_byte_never_passes(message, seed, data):
+    line = bytearray(records.pub_lines(seed, [message])[0][:-1])
+    at = data.draw(st.integers(0, len(line) - 1))
+    line[at] ^= 1 << data.draw(st.integers(0, 7))
+    assert not records.line_is_sound(seed, bytes(line))
+    assert records.pub_of(seed, bytes(line)) is None
+
+
+@given(some_messages(), SEEDS, TEXT)
+def test_a_line_tells_the_seed_that_it_was_written_with(message, seed, name):
+    line = records.pub_lines(seed, [message])[0][:-1]
+    assert records.seed_behind(line) == seed
+    incarnation = records.incarnation_of(name, seed)
+    assert records.seed_of(name, incarnation) == seed
+
+
+@given(st.lists(st.integers(1, 2000), unique=True, min_size=1, max_size=400), SEEDS)
+def test_settled_seqs_are_few_to_a_line(seqs, seed):
+    seqs.sort()
+    found = []
+    for line in records.settle_lines(seed, "ack", seqs):
+        assert records.line_is_sound(seed, line[:-1])
+        other = records.other_of(line[:-1])
+        some = other.seqs or list(range(other.first, other.last + 1))
+        assert 0 < len(some) <= 100
+        found += some
+    assert found == seqs
+
+
+@given(st.integers(100, 2000), SEEDS)
+def test_a_filler_has_the_length_of_what_it_stands_for(length, seed):
+    line = records.filler(seed, 17, length)
+    assert len(line) == length
+    assert records.line_is_sound(seed, line[:-1])
+    assert records.other_of(line[:-1]).seqs == [17]
+
+
+def test_ids_of_the_brokers_own_are_told_from_those_of_clients():
+    wall = 1_795_421_115.123
+    stamp = Stamp(0.0, wall, IdSource(0xBEEF).prefix(wall))
+    own = stamp.next_id()
+    assert records.is_made_by_broker(own, wall)
+    assert not records.is_made_by_broker(own, wall + 60)
+    assert not records.is_made_by_broker("0" * 22, wall)
+    assert not records.is_made_by_broker("6f1c2a52-6f0e-4f0e-9a52-0d6a1f1c2a52", wall)
+    assert not records.is_made_by_broker("order-17", wall)
+
+
+def test_memory_only_messages_have_no_record():
+    message = Message(1, "m", b'"topic":"t"', durability=MEMORY)
+    (line,) = records.pub_lines(0, [message])
+    assert b'"durability":"memory"' in line, "and who writes one by mistake can see it"
