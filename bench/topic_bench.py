@@ -101,8 +101,8 @@ async def main() -> None:
         many = min([await fan_out(101, size, 8_000, batches) for _ in range(3)])
         extra = (many - one) / 100
         print(
-            f"{batches} batches of {size:3} a turn: {one * 1e6:6.2f} us a message with one subscriber,"
-            f" {extra * 1e6:6.4f} us for each further one"
+            f"{batches} batches of {size:3} a turn: {one * 1e6:6.2f} us a message with one"
+            f" subscriber, {extra * 1e6:6.4f} us for each further one"
         )
 
 

@@ -763,7 +763,9 @@ def _why(error: Exception) -> str:
     while isinstance(cause, BaseExceptionGroup):  # one for each address that was tried
         cause = cause.exceptions[0]
     if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
+        # asyncio puts words of its own in `strerror`; the number says it plainly
+        number = cause.errno or 0  # negative: one of getaddrinfo's own
+        return os.strerror(number) if number > 0 else cause.strerror
     return str(error) or "the broker did not answer in time"
 
 

@@ -9,8 +9,10 @@ from msg.config.values import show_key, show_value
 
 T = TypeVar("T")
 
-RESTART = frozenset({"host", "port", "port_file", "data_dir", "log_format", "http", "reports", "insecure",
-                     "limits.disk_threads", "limits.segment_bytes"})  # fmt: skip
+RESTART = frozenset(
+    {"host", "port", "port_file", "data_dir", "log_format", "http", "reports", "insecure"}
+    | {"limits.disk_threads", "limits.segment_bytes"}
+)
 
 
 @attrs.frozen

@@ -132,6 +132,8 @@ def test_a_full_pipe_drops_and_counts(pipe):
         writer.put(b"last\n")
     told = [part for part in got.split(b"\n") if part.startswith(b"dropped")]
     assert 0 < int(told[0].split()[1]) <= count + 1000
+    os.close(read)
+    writer.close()  # its thread must not meet the next test's pipe under the same number
 
 
 def test_close_waits_for_what_is_there_but_not_for_ever(pipe):
@@ -141,6 +143,8 @@ def test_close_waits_for_what_is_there_but_not_for_ever(pipe):
     writer.close(seconds=0.01)
     writer.put(b"late")
     assert os.read(read, 10) == b"x" * 10
+    os.close(read)
+    writer.close()
 
 
 def test_a_closed_reader_ends_the_writing_and_nothing_else(pipe):
