@@ -10,6 +10,8 @@
 network; `msg_clock` makes trio's time virtual, so that 30 s pass in no time; `msg_server` is
 one with a port and a disk, for other processes. Nothing outlives its test.
 
+Fault scenarios are tests too: the ini option `msg_scenarios` says which files they are.
+
 Every pytest run on this machine imports this module, so it imports nothing of weight.
 """
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from msg.pytest_plugin.local import LocalBroker
+    from msg.pytest_plugin.scenarios import ScenarioFile
     from msg.pytest_plugin.server import LocalServer
 
 __all__ = ["msg_broker", "msg_clock", "msg_server"]
@@ -64,3 +67,25 @@ def msg_server(tmp_path: "Path") -> "Iterator[LocalServer]":
     server = LocalServer(tmp_path / "msg_data")
     yield server
     server.finish()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        "msg_scenarios",
+        "Which files are fault scenarios of trio-msg, each a test: patterns, from the root.",
+        type="args",
+        default=[],
+    )
+
+
+def pytest_collect_file(file_path: "Path", parent: pytest.Collector) -> "ScenarioFile | None":
+    patterns = parent.config.getini("msg_scenarios")
+    root = parent.config.rootpath
+    if not patterns or file_path.suffix != ".toml" or not file_path.is_relative_to(root):
+        return None
+    if not any(file_path.relative_to(root).match(pattern) for pattern in patterns):
+        return None
+    from msg.pytest_plugin.scenarios import ScenarioFile
+
+    file: ScenarioFile = ScenarioFile.from_parent(parent, path=file_path)
+    return file

@@ -14,6 +14,7 @@ not judged over a disturbance that may have returned messages unseen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -261,6 +262,16 @@ def _sources(scenario: Scenario) -> dict[str, list[str]]:
     }
 
 
+def _listening_roles(
+    client: model.Client,
+) -> Iterator[tuple[str, int, model.Consume | model.Subscribe]]:
+    """With the letter and number that make the name of each one's subscription."""
+    for i, consume in enumerate(client.consume):
+        yield "c", i, consume
+    for i, subscribe in enumerate(client.subscribe):
+        yield "s", i, subscribe
+
+
 def _names(client: model.Client) -> list[str]:
     if client.number == 1:
         return [client.name]
@@ -289,6 +300,7 @@ def lost(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterator[V
     missing: list[str] = []
     swept = not any(event.kind == "not swept" for event in events)
     unreachable = {event.what["source"] for event in events if event.kind == "unreachable"}
+    sources: dict[str, float | None]
     sources = {f"queue {p.to[6:]}": None for p in e.publications.values() if p.to[:6] == "queue "}
     sources |= e.groups
     dead = {source: f"{source}.dead" for source in sources}
@@ -495,7 +507,7 @@ def held_by_two(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Ite
     for (source, key), found in e.deliveries.items():
         pub = e.publications.get(key)
         written = pub.sent if pub is not None else found[0].at
-        for first, second in zip(found, found[1:], strict=False):
+        for first, second in pairwise(found):
             until = min(first.settled, e.ends.get((first.client, first.session), inf))
             timeout = first.what.get("ack_timeout", 0)
             if timeout:
@@ -524,7 +536,7 @@ def attempts(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterat
                     " may be", d.at, key, d.client,
                 )  # fmt: skip
                 return
-        for first, second in zip(found, found[1:], strict=False):
+        for first, second in pairwise(found):
             if _between(e.stops + e.sends, first.at, second.at) or e.may_be_late(second):
                 continue
             nacked = first.how == "nack" and first.settled < second.at
@@ -558,7 +570,8 @@ def ended_well(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iter
                     "not drained",
                     f"{what['waiting']} messages were not settled {expect.drained_within:g} s after"
                     " the last publish and fault"
-                    + (f"; unfinished: {', '.join(what['unfinished'])}" if what["unfinished"] else ""),
+                    + ("; unfinished: " * bool(what["unfinished"]))
+                    + ", ".join(what["unfinished"]),
                     event.at,
                 )  # fmt: skip
     exits = [event for event in events if event.kind == "ended" and event.what["exit"]]
@@ -603,7 +616,8 @@ def crashes(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterato
     asked = sum(1 for event in events if event.kind == "crash_actor")
     crashed = [
         event for event in events
-        if event.lane == "broker" and event.what.get("event") in ("actor crashed", "connection crashed")
+        if event.lane == "broker"
+        and event.what.get("event") in ("actor crashed", "connection crashed")
     ]  # fmt: skip
     if len(crashed) > asked:
         event = crashed[asked]
@@ -629,19 +643,21 @@ def in_time(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterato
         yield Violation("unanswered", f"{len(unanswered)} requests, at most"
                         f" {expect.unanswered_at_most} may be", unanswered[0].at)  # fmt: skip
     for event in events:
-        if event.kind == "serves" and expect.ready_within is not None:
-            if event.what["after"] > expect.ready_within:
-                yield Violation("slow start", f"the broker took {event.what['after']:g} s to"
-                                " serve", event.at)  # fmt: skip
-        if event.kind == "memory" and expect.memory_at_most is not None:
-            if event.what["bytes"] > expect.memory_at_most:
-                yield Violation("memory", f"the broker held {event.what['bytes']} bytes, at most"
-                                f" {expect.memory_at_most} may be", event.at)  # fmt: skip
+        most: float | None = expect.ready_within
+        if event.kind == "serves" and most is not None and event.what["after"] > most:
+            yield Violation(
+                "slow start", f"the broker took {event.what['after']:g} s to serve", event.at
+            )
+        most = expect.memory_at_most
+        if event.kind == "memory" and most is not None and event.what["bytes"] > most:
+            yield Violation(
+                "memory", f"the broker held {event.what['bytes']} bytes, at most {most} may be",
+                event.at,
+            )  # fmt: skip
     limits = {
         (name, f"{letter}{i}"): role.latency_at_most
         for client in scenario.client
-        for letter, roles in (("c", client.consume), ("s", client.subscribe))
-        for i, role in enumerate(roles)
+        for letter, i, role in _listening_roles(client)
         if role.latency_at_most is not None
         for name in _names(client)
     }

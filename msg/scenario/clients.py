@@ -27,6 +27,7 @@ _decode = msgspec.json.decode
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 READ_BYTES = 1 << 16
 Frame = dict[str, Any]
+SHOWN = ("topic", "group", "sub", "id", "message_id", "count", "failed", "reason", "code")
 
 
 class Stage(Protocol):
@@ -180,7 +181,9 @@ class Actor:
 
     async def _beat(self, session: Session, heartbeat: float) -> None:
         """Two signs of life in each interval, as libraries do it."""
-        while await session.say({"action": "pong"}):
+        while True:
+            if not await session.say({"action": "pong"}):
+                return
             await trio.sleep(heartbeat / 2)
 
     async def _hear(self, frame: Frame, session: Session) -> None:
@@ -239,7 +242,7 @@ class Actor:
 def _brief(frame: Frame) -> Frame:
     return {
         name: value for name, value in frame.items()
-        if name in ("topic", "group", "sub", "id", "message_id", "count", "failed", "reason", "code")
+        if name in SHOWN
     }  # fmt: skip
 
 
@@ -367,7 +370,7 @@ class Publisher(Role):
 
     async def _send(self, item: Item, session: Session) -> None:
         item.sent += 1
-        what = {
+        what: Frame = {
             name: item.frame[name]
             for name in ("durability", "delay", "ttl", "priority")
             if name in item.frame

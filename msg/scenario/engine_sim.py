@@ -44,9 +44,9 @@ class Incarnation:
     ended: trio.Event = attrs.field(factory=trio.Event)
     killed: bool = False
 
-    def started(self, broker: Broker) -> None:
+    def started(self, value: Broker | None = None) -> None:
         """It serves (as `trio.TaskStatus`)."""
-        self.broker = broker
+        self.broker = value
         self.known.set()
 
 
@@ -269,8 +269,10 @@ class SimEngine:
             return
         kind, _, name = actor.partition(" ")
 
-        def boom(*_: object) -> Any:
+        def fail(*_: object) -> Any:
             raise Bug(f"a bug in {actor}")
+
+        boom: Any = fail
 
         match kind:
             case "queue":

@@ -8,10 +8,13 @@ data, a reset throws away what is under way.
 
 import random
 from collections import deque
-from collections.abc import Callable
 from math import inf
+from typing import TYPE_CHECKING
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WINDOW_BYTES = 1 << 16  # under way in one direction: about what two socket buffers hold
 

@@ -11,7 +11,7 @@ clock does not wait for those, and neither would a second run find them as the f
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 import trio.testing
@@ -24,8 +24,10 @@ EPOCH = 1_767_225_600.0  # 2026-01-01T00:00:00Z: where the wall clock of every r
 THREAD_HOP_S = 0.000_2  # handing work to a disk thread takes up to this
 
 # what a middling SSD takes, in seconds; enough that commits overlap with what follows
-DISK_LATENCY = {"append": 0.000_02, "datasync": 0.001, "sync_dir": 0.001, "create": 0.000_1,
-                "open": 0.000_02, "read": 0.000_1, "unlink": 0.000_1, "truncate": 0.000_1}  # fmt: skip
+DISK_LATENCY = {
+    "append": 0.000_02, "datasync": 0.001, "sync_dir": 0.001, "create": 0.000_1,
+    "open": 0.000_02, "read": 0.000_1, "unlink": 0.000_1, "truncate": 0.000_1,
+}  # fmt: skip
 
 
 class SimWorld:
@@ -100,7 +102,7 @@ def deterministic_scheduling(seed: int | str) -> Iterator[None]:
     With the flag, each batch of runnable tasks is sorted before it is shuffled; the
     shuffling generator alone would not be enough.
     """
-    run = trio._core._run
+    run: Any = trio._core._run  # where these two are final
     flag, state = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate()
     run._ALLOW_DETERMINISTIC_SCHEDULING = True
     run._r.seed(f"{seed}/scheduler")

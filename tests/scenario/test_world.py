@@ -1,6 +1,7 @@
 """The simulated world: one seed, one run."""
 
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -33,7 +34,7 @@ def test_one_seed_is_one_run_and_another_is_another():
 
 
 def test_afterwards_trio_is_as_it_was():
-    run = trio._core._run
+    run: Any = trio._core._run
     run._r.seed(5)
     before = run._ALLOW_DETERMINISTIC_SCHEDULING, run._r.getstate()
     with deterministic_scheduling(1):
