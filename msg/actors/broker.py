@@ -12,7 +12,7 @@ good order is a drain: no new connections, no new publishes, acks awaited, all s
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -137,13 +137,25 @@ async def run_broker(
     recovered = await world.in_disk_thread(partial(_open, world, settings, logger))
     listeners = await open_listeners(settings.host, settings.port) if listen else []
     broker: Broker | None = None
+    looked = False
+
+    def last_look(error: BaseException) -> None:
+        nonlocal looked
+        if broker is not None and not looked and _is_failure(error):
+            looked = True
+            actors = fold(broker.dump(), KEEP)
+            logger.error(
+                "the broker failed: its actors at that moment", error=repr(error), actors=actors
+            )
+
     try:
         async with trio.open_nursery() as nursery:
             storekeeper = Storekeeper(world)
             timer = Timer()
             directory, context = _make(settings, world, storekeeper, timer, logger)
-            nursery.start_soon(storekeeper.run, name="store")
-            nursery.start_soon(timer.run, name="timer")
+            context.services.last_look = last_look
+            nursery.start_soon(_vital, storekeeper.run, last_look, name="store")
+            nursery.start_soon(_vital, timer.run, last_look, name="timer")
             await nursery.start(directory.run, recovered, name="directory")
             recovered.clear()
             async with trio.open_nursery() as inner:
@@ -156,9 +168,8 @@ async def run_broker(
                 )  # fmt: skip
                 context.broker = broker
                 for listener, address in zip(listeners, addresses, strict=True):
-                    inner.start_soon(
-                        connections.accept_from, listener, name=f"listener {address[0]}"
-                    )
+                    accept = partial(connections.accept_from, listener)
+                    inner.start_soon(_vital, accept, last_look, name=f"listener {address[0]}")
                 inner.start_soon(broker._beat, name="heartbeat")
                 inner.start_soon(broker.watchdog.run, broker, name="watchdog")
                 task_status.started(broker)
@@ -169,14 +180,23 @@ async def run_broker(
             await _sync_all(broker)
             nursery.cancel_scope.cancel("stopped")
     except BaseException as error:
-        if broker is not None and _is_failure(error):
-            actors = fold(broker.dump(), KEEP)
-            logger.error("the broker failed: its actors at that moment", actors=actors)
+        last_look(error)  # of what is left, where nobody has looked before
         raise
     finally:
         for listener in listeners:
             listener.socket.close()
     await world.in_disk_thread(partial(close_store, world.disk))
+
+
+async def _vital(
+    run: Callable[[], Awaitable[None]], last_look: Callable[[BaseException], None]
+) -> None:
+    """A task whose failure ends the broker; the others are still there when it is looked at."""
+    try:
+        await run()
+    except BaseException as error:
+        last_look(error)
+        raise
 
 
 def _open(world: World, settings: Settings, logger: Logger) -> list[Recovered]:

@@ -200,10 +200,14 @@ class Directory:
             task_status.started()
             while True:
                 requests = await self.mailbox.take()
-                for request in requests:
-                    if isinstance(request, Find | FindGroup | Listen | Erase):
-                        self.mailbox.free(1)
-                    self._hear(request)
+                try:
+                    for request in requests:
+                        if isinstance(request, Find | FindGroup | Listen | Erase):
+                            self.mailbox.free(1)
+                        self._hear(request)
+                except Exception as error:
+                    self.services.last_look(error)
+                    raise
 
     def _begin(self, recovered: list[Recovered]) -> None:
         """Start an actor for everything that the store holds."""

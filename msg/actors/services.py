@@ -52,6 +52,8 @@ class Services:
     # all queues' together: beyond it, each keeps HOT_LEAST only, and the log the rest
     hot: Budget = attrs.field(factory=lambda: Budget(48 << 20))
     backlog: Budget = attrs.field(factory=lambda: Budget(64 << 20))  # of all topics' backlogs
+    # the broker is about to end by this: look at its actors while they are all there
+    last_look: Callable[[BaseException], None] = lambda _error: None
     recent: Recent = attrs.field(factory=Recent)
     watchers: "list[Watcher]" = attrs.field(factory=list)  # taps, spans
 
