@@ -8,6 +8,8 @@ stopped or crashed (a cut that both sides know of), never what it claims to hold
     duplicate   a second delivery; where it was settled before and that was confirmed, always wrong
     disorder    one publisher's first deliveries to one consumer, not in the order published
     two holders delivered while another held it, was connected, and had time left
+    early       delivered before its delay had passed
+    undurable   delivered, and unknown to the broker that came after a stop: not yet written
 
 What cannot be known is not judged: a publish without an answer may be there or not, order is
 not judged over a disturbance that may have returned messages unseen.
@@ -27,6 +29,7 @@ from msg.scenario.model import Scenario
 from msg.scenario.play import feeds
 
 # a refusal with one of these says for certain that nothing was kept
+ROUNDING_S = 0.005  # of times on the wire
 CERTAIN = ("queue_full", "disk_full", "draining", "too_many", "forbidden", "bad_field", "bad_name")
 
 
@@ -55,11 +58,13 @@ class Publication:
     number: int
     sends: int = 1
     acked: float | None = None
+    acked_in: float = 0.0  # since when the connection stood that the answer came on
+    known: bool = False  # acked as a duplicate: the broker had it already
     unheard: bool = False
     refusals: list[str] = attrs.field(factory=list)
     over: bool = False  # refused for good
     durability: str = ""
-    delay: bool = False
+    delay: float = 0.0
     ttl: bool = False
     priority: int = 4
 
@@ -170,13 +175,15 @@ def gather(scenario: Scenario, events: Sequence[Event]) -> Evidence:
                     continue
                 e.publications[what["key"]] = Publication(
                     what["key"], what["to"], lane, at, len(e.publications),
-                    durability=what.get("durability", ""), delay="delay" in what,
+                    durability=what.get("durability", ""), delay=what.get("delay", 0.0),
                     ttl="ttl" in what, priority=what.get("priority", 4),
                 )  # fmt: skip
             case "acked":
                 pub = e.publications[what["key"]]
                 if pub.acked is None:
                     pub.acked = at
+                    pub.acked_in = e.begins.get((lane, session), 0.0)
+                    pub.known = bool(what.get("duplicate"))
                     pub.unheard = bool(what.get("unheard"))
             case "refused" | "put off":
                 pub = e.publications[what["key"]]
@@ -525,6 +532,41 @@ def held_by_two(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Ite
         yield from wrong[:3]
 
 
+def undurable(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterator[Violation]:
+    """What was delivered was written before: a broker that comes after knows its id."""
+    if any(isinstance(fault.what, model.BitFlip) for fault in scenario.fault):
+        return  # the record that held the id may be the damaged one
+    for (source, key), found in e.deliveries.items():
+        pub = e.publications.get(key)
+        if pub is None or pub.acked is None or pub.known or pub.to != source or pub.durability:
+            continue
+        for stop in e.stops:
+            if found[0].at <= stop < pub.acked_in and pub.acked_in > pub.sent:
+                yield Violation(
+                    "undurable",
+                    f"{found[0].client} got {key}, the broker stopped, and the next one did not"
+                    " know it: it was delivered before it was stored",
+                    found[0].at, key, found[0].client,
+                )  # fmt: skip
+                return
+
+
+def early(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterator[Violation]:
+    """What is delayed comes when it is due, and not before."""
+    if any(isinstance(fault.what, model.ClockJump) for fault in scenario.fault) and e.stops:
+        return  # over a restart only the wall clock tells, and it was set
+    for found in e.deliveries.values():
+        pub = e.publications.get(found[0].key)
+        if pub is not None and pub.delay and found[0].at < pub.sent + pub.delay - ROUNDING_S:
+            yield Violation(
+                "early",
+                f"{found[0].client} got {pub.key} after {found[0].at - pub.sent:.3f} s, delayed by"
+                f" {pub.delay:g} s",
+                found[0].at, pub.key, found[0].client,
+            )  # fmt: skip
+            return
+
+
 def attempts(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterator[Violation]:
     """Attempts rise: by one at least for each nack, and nobody forgets them."""
     most = scenario.expect.attempts_at_most
@@ -677,6 +719,6 @@ def in_time(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterato
 
 
 _QUESTIONS: Sequence[Question] = (
-    lost, unheard_subscribers, dropped, phantom, duplicates, disorder, held_by_two, attempts,
-    ended_well, errors, crashes, in_time,
+    lost, unheard_subscribers, dropped, phantom, duplicates, disorder, held_by_two, undurable,
+    early, attempts, ended_well, errors, crashes, in_time,
 )  # fmt: skip

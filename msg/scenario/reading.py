@@ -415,6 +415,8 @@ def _converter() -> cattrs.Converter:
         return structure(value, args[0])  # X | None: TOML has no null
 
     converter.register_structure_hook_func(lambda _: True, structure)
+    for kind in (str, bool, int):  # cattrs has hooks for these, which take '3' for 3
+        converter.register_structure_hook(kind, structure)
     return converter
 
 
