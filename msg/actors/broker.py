@@ -35,11 +35,12 @@ from msg.actors.tree import KEEP, dump_tree, fold, picture
 from msg.actors.watchdog import Watchdog
 from msg.config import Settings
 from msg.config.declared import in_force
+from msg.core.parking import ParkingRules
 from msg.core.settings import QueueSettings, TopicSettings
 from msg.core.wire import IdSource
 from msg.errors import ActorStopped, ClientError
 from msg.protocol import encode
-from msg.store.commit import execute
+from msg.store.commit import execute, floor_of
 from msg.store.disk import Disk
 from msg.store.log import Log
 from msg.store.names import directory_of
@@ -90,7 +91,11 @@ class Broker:
         """New settings: limits of connections to come, settings of queues and topics."""
         self.context.settings = self.directory.settings = settings
         self.context.outbound.limit = settings.limits.outbound_bytes_all
-        self.context.services.backlog.limit = settings.limits.backlog_bytes_all
+        services = self.context.services
+        services.backlog.limit = settings.limits.backlog_bytes_all
+        services.parking.bytes = settings.limits.parked_bytes
+        services.parking.seconds = settings.limits.parked_seconds
+        services.storekeeper.floor = _floor(settings)
         for queue in self.directory.queues.values():
             queue.post(Keep({"settings": _declared(queue)}, Reply()))
         for topic in self.directory.topics.values():
@@ -150,7 +155,7 @@ async def run_broker(
 
     try:
         async with trio.open_nursery() as nursery:
-            storekeeper = Storekeeper(world)
+            storekeeper = Storekeeper(world, _floor(settings))
             timer = Timer()
             directory, context = _make(settings, world, storekeeper, timer, logger)
             context.services.last_look = last_look
@@ -199,10 +204,16 @@ async def _vital(
         raise
 
 
+def _floor(settings: Settings) -> Callable[[Disk], int]:
+    """The free space that is left alone, of a disk."""
+    limits = settings.limits
+    return partial(floor_of, most=limits.disk_floor_bytes, percent=limits.disk_floor_percent)
+
+
 def _open(world: World, settings: Settings, logger: Logger) -> list[Recovered]:
     """Take the store and read all that is in it. In a disk thread."""
     disk = world.disk
-    facts = open_store(disk, holder=f"process {os.getpid()}")
+    facts = open_store(disk, holder=f"process {os.getpid()}", floor=_floor(settings)(disk))
     now = world.wall()
     how: Any = {
         "unclean": not facts.clean,
@@ -276,6 +287,7 @@ def _make(
         topic_settings=topic_settings,
         new_log=new_log,
         backlog=Budget(settings.limits.backlog_bytes_all),
+        parking=ParkingRules(settings.limits.parked_bytes, settings.limits.parked_seconds),
     )
     directory = Directory(services, settings)
     questions = Questions()

@@ -51,7 +51,9 @@ class Connection:
         self.outbox = Outbox(limits.outbound_bytes, context.outbound)
         self.session = Session(number, self.outbox, context, peer)
         self.decoder = Decoder(
-            limits.frame_bytes, check=Checks(prefetch_max=limits.in_flight).check
+            limits.frame_bytes,
+            check=Checks(prefetch_max=limits.in_flight).check,
+            errors_max=limits.errors_in_a_row,
         )
         self.limits = limits
         self.read_bytes = 0

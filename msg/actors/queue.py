@@ -297,6 +297,7 @@ class QueueActor:
             dead_name=self.services.dead_name(self.name),
             hot_bytes=self.services.hot_bytes,
             dedup=estate.dedup,
+            parking=self.services.parking,
             oldest_cold=log.live_after,
         )
         ledger.paused = estate.paused = bool(log.state.get("paused", False))

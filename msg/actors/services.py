@@ -7,6 +7,7 @@ import attrs
 
 from msg.actors.outbox import Budget
 from msg.actors.recent import Recent
+from msg.core.parking import ParkingRules
 from msg.core.wire import IdSource
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Services:
     backlog: Budget = attrs.field(factory=lambda: Budget(64 << 20))  # of all topics' backlogs
     # the broker is about to end by this: look at its actors while they are all there
     last_look: Callable[[BaseException], None] = lambda _error: None
+    parking: ParkingRules = attrs.field(factory=ParkingRules)
     recent: Recent = attrs.field(factory=Recent)
     watchers: "list[Watcher]" = attrs.field(factory=list)  # taps, spans
 

@@ -68,8 +68,9 @@ class ReplyTo(Protocol):
 class Storekeeper:
     """The handle and the task. See the module."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", floor: "Callable[[Disk], int]" = floor_of) -> None:
         self._world = world
+        self.floor = floor  # free bytes that are left alone
         self.commits: Mailbox[Written] = Mailbox(owner="store")
         self.reads: Mailbox[Fetched | Errand] = Mailbox(owner="store")
         self.rounds = 0
@@ -97,7 +98,7 @@ class Storekeeper:
 
     async def recheck(self) -> None:
         """After the disk was full: whether there is room again, though nobody publishes."""
-        free, floor = await self.look(lambda disk: (disk.free_bytes(), floor_of(disk)))
+        free, floor = await self.look(lambda disk: (disk.free_bytes(), self.floor(disk)))
         if free > floor:
             self.disk_full = False
 
@@ -114,7 +115,7 @@ class Storekeeper:
         commits = [job.commit for job in jobs]
         share = -(-len(commits) // SYNC_THREADS)
         if len(commits) == 1:
-            await world.in_disk_thread(lambda: execute(world.disk, commits))
+            await world.in_disk_thread(lambda: self._write(commits))
         else:
             async with trio.open_nursery() as nursery:
                 for start in range(0, len(commits), share):
@@ -130,8 +131,13 @@ class Storekeeper:
             job.done = True
             job.reply_to.post(job)
 
+    def _write(self, commits: "Sequence[Commit]") -> None:
+        """In a disk thread."""
+        disk = self._world.disk
+        execute(disk, commits, self.floor(disk))
+
     async def _execute(self, commits: "list[Commit]") -> None:
-        await self._world.in_disk_thread(lambda: execute(self._world.disk, commits))
+        await self._world.in_disk_thread(lambda: self._write(commits))
 
     async def _run_reads(self) -> None:
         world = self._world

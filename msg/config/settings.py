@@ -28,7 +28,6 @@ class Limits:
     subscriptions: int = 100  # of one connection
     names: int = 10_000  # queues, topics and groups
     frame_bytes: int = MIB
-    frame_bytes_before_auth: int = 4 * KIB
     partial_frame_seconds: float = 30.0
     broken_frame_seconds: float = 1.0  # balanced but wrong: the LF that ends it is awaited
     errors_in_a_row: int = 100
@@ -49,7 +48,6 @@ class Limits:
     disk_floor_percent: float = 5.0
     disk_threads: int = 8
     segment_bytes: int = 16 * MIB
-    commit_bytes: int = MIB
 
     def numbers(self) -> dict[str, float]:
         """All of them by name, as the `limits` action answers."""

@@ -13,7 +13,7 @@ from msg.core.commands import Publish
 from msg.core.dedup import NEW, DedupWindow, fingerprint
 from msg.core.message import DURABILITIES, MEMORY, PRIORITY, Message
 from msg.core.moves import Moves
-from msg.core.parking import Parking
+from msg.core.parking import Parking, ParkingRules
 from msg.core.waiting import Waiting
 from msg.core.wire import Stamp, extras, json_string
 from msg.errors import ClientError
@@ -42,7 +42,13 @@ class Intake:
     """One queue's rules for publishes. `next_seq`: the first free place in line."""
 
     def __init__(
-        self, books: Books, waiting: Waiting, moves: Moves, dedup: DedupWindow, next_seq: int
+        self,
+        books: Books,
+        waiting: Waiting,
+        moves: Moves,
+        dedup: DedupWindow,
+        next_seq: int,
+        parking: ParkingRules,
     ) -> None:
         self.books = books
         self.waiting = waiting
@@ -53,7 +59,7 @@ class Intake:
         self.held_off_until = 0.0
         self.closed = ""  # why nothing is accepted any more
         self.committing: dict[int, Message] = {}  # given to the log, not yet durable
-        self.parking = Parking()
+        self.parking = Parking(parking)
         self._swept_at = -inf
         # of each kind (memory-only, logged) the last batch that waits
         self._last: list[PublishBatch | None] = [None, None]

@@ -37,6 +37,7 @@ from msg.core.intake import Intake
 from msg.core.leases import Leases
 from msg.core.message import PRIORITY, Message
 from msg.core.moves import Edit, Moves, Select
+from msg.core.parking import ParkingRules
 from msg.core.ready import ReadyLine
 from msg.core.settings import QueueSettings
 from msg.core.waiting import Waiting
@@ -65,6 +66,7 @@ class QueueLedger:
         dead_name: str = "",
         hot_bytes: int = 8 << 20,
         dedup: DedupWindow | None = None,
+        parking: ParkingRules | None = None,
         oldest_cold: Callable[[int, int], list[int]] | None = None,
     ) -> None:
         self.name = name
@@ -76,7 +78,9 @@ class QueueLedger:
         self.dedup.rollback()  # of a turn that failed
         self.waiting = Waiting(self.books, hot_bytes)
         self.moves = Moves(self.books, self.waiting)
-        self.intake = Intake(self.books, self.waiting, self.moves, self.dedup, next_seq)
+        self.intake = Intake(
+            self.books, self.waiting, self.moves, self.dedup, next_seq, parking or ParkingRules()
+        )
         self.customers = Consumers()
         self.leases = Leases(self.books, self.waiting, self.moves, self.customers)
         self._dispatch = Dispatch(self.books, self.waiting, self.moves, self.customers)

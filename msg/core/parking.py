@@ -7,14 +7,21 @@ answers keep their order and nothing of it overtakes. All connections together a
 from collections import deque
 from math import inf
 
+import attrs
 from msgspec import Raw
 
 from msg.core.batches import Origin, PublishBatch
 
-PARKED_S = 30.0
-PARKED_BYTES = 1 << 20  # of one connection
 PARKED_BYTES_ALL = 16 << 20  # of one queue
 ITEM_OVERHEAD = 128  # bytes that an item takes beside its body, about
+
+
+@attrs.define
+class ParkingRules:
+    """What one connection may park, and for how long. One for all queues, changed by a reload."""
+
+    bytes: int = 1 << 20
+    seconds: float = 30.0
 
 
 def _size(batch: PublishBatch) -> int:
@@ -24,9 +31,10 @@ def _size(batch: PublishBatch) -> int:
 class Parking:
     """In order of arrival. `batches` are (until when, monotonic; batch)."""
 
-    __slots__ = ("_sizes", "batches", "bytes", "changed")
+    __slots__ = ("_sizes", "batches", "bytes", "changed", "rules")
 
-    def __init__(self) -> None:
+    def __init__(self, rules: ParkingRules) -> None:
+        self.rules = rules
         self.batches: deque[tuple[float, PublishBatch]] = deque()
         self.bytes = 0
         self.changed = False
@@ -36,14 +44,14 @@ class Parking:
         """Let it wait behind all others; False if there is too much of its origin's."""
         size = _size(batch)
         if (
-            self._sizes.get(batch.origin, 0) + size > PARKED_BYTES
+            self._sizes.get(batch.origin, 0) + size > self.rules.bytes
             or self.bytes + size > PARKED_BYTES_ALL
         ):
             return False
         for item in batch.items:  # a body must not keep the chunk that it came in
             item.message = Raw(bytes(item.message))
         self._count(batch, size)
-        self.batches.append((now + PARKED_S, batch))
+        self.batches.append((now + self.rules.seconds, batch))
         return True
 
     def put_first(self, until: float, batch: PublishBatch) -> None:

@@ -104,8 +104,10 @@ class Decoder:
         *,
         check: Check | None = None,
         stepwise: bool = False,
+        errors_max: int = ERRORS_IN_A_ROW_MAX,
     ) -> None:
         self.stepwise = stepwise
+        self._errors_max = errors_max
         self.taken = 0  # frames and refusals so far
         self._check = check
         self._framer = Framer(limit)
@@ -272,7 +274,7 @@ class Decoder:
 
     def _refuse(self, item: Rejected, out: list[Item]) -> None:
         self._errors_in_a_row += 1
-        if self._errors_in_a_row >= ERRORS_IN_A_ROW_MAX:
+        if self._errors_in_a_row >= self._errors_max:
             item.error = fatal(item.error)
         self.taken += 1
         out.append(item)

@@ -26,14 +26,14 @@ from msg.store.scan import Digest
 BALLAST = "BALLAST"
 BALLAST_BYTES = 1 << 20
 FLOOR_BYTES = 256 << 20
-FLOOR_SHARE = 20  # of the disk, as its divisor: 5 %
+FLOOR_PERCENT = 5.0  # of the disk
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def floor_of(disk: Disk) -> int:
-    """Free bytes below which no publish is taken: 256 MiB or 5 %, whichever is less."""
-    return min(FLOOR_BYTES, disk.total_bytes() // FLOOR_SHARE)
+def floor_of(disk: Disk, most: int = FLOOR_BYTES, percent: float = FLOOR_PERCENT) -> int:
+    """Free bytes below which no publish is taken: so many, or a share, whichever is less."""
+    return min(most, int(disk.total_bytes() * percent / 100))
 
 
 def execute(disk: Disk, commits: Sequence[Commit], floor: int | None = None) -> None:

@@ -83,7 +83,7 @@ class Recovered:
 
 
 @disk_must_work()
-def open_store(disk: Disk, *, holder: str = "") -> Facts:
+def open_store(disk: Disk, *, holder: str = "", floor: int | None = None) -> Facts:
     """Take the directory, or raise StoreLocked; check its format; list its logs.
 
     StoreUnreadable when it is of a newer format or not one of ours.
@@ -96,7 +96,7 @@ def open_store(disk: Disk, *, holder: str = "") -> Facts:
         disk.unlink(CLEAN)
     for directory in (QUEUES, TOPICS, QUARANTINE):
         disk.mkdir(directory)
-    restore_ballast(disk, floor_of(disk))
+    restore_ballast(disk, floor_of(disk) if floor is None else floor)
     # the name of a queue whose making was cut off may be in the page cache only
     for directory in (QUEUES, TOPICS, ""):
         disk.sync_dir(directory)

@@ -1,9 +1,12 @@
 """Publishing to queues: acks, durability, dedup, limits."""
 
+import random
+
 import attrs
 import pytest
 import trio
 
+from msg.store.simdisk import SimDisk
 from tests.actors.kit import running, settings
 
 
@@ -206,6 +209,20 @@ async def test_disk_full_refuses_publishes_while_acks_and_deliveries_go_on(autoj
         await client.publish("jobs", 11)
 
 
+async def test_how_much_of_the_disk_is_left_alone_is_a_setting(autojump_clock):
+    disk = SimDisk(random.Random(0), capacity=64 << 20)
+    limits = {"disk_floor_bytes": 32 << 20, "disk_floor_percent": 100.0}
+    async with running(settings(limits=limits), disk=disk) as broker:
+        client = broker.client()
+        await client.publish("jobs", "x" * 100)
+        disk.capacity = 32 << 20
+        await client.send(action="publish", topic="jobs", mode="queue", message=1, id="p")
+        assert "33554432 are kept free" in (await client.expect("error", code="disk_full"))["error"]
+        broker.broker.reload(settings(limits={"disk_floor_bytes": 0}))
+        await trio.sleep(0.2)  # the disk is tried again after 0.1 s
+        await client.publish("jobs", 2)
+
+
 async def test_a_full_queue_refuses_and_says_its_limit(autojump_clock):
     async with running(settings(queues={"jobs": {"max_messages": 2}})) as broker:
         client = broker.client()
@@ -250,6 +267,20 @@ async def test_overflow_block_gives_up_after_30_seconds(autojump_clock):
         await client.send(action="publish", topic="jobs", mode="queue", message=2, id="p")
         await client.silence(29)
         await client.expect("error", code="queue_full", id="p")
+
+
+async def test_how_long_a_publish_waits_for_room_is_a_setting(autojump_clock):
+    full = {"queues": {"jobs": {"max_messages": 1, "overflow": "block"}}}
+    async with running(settings(**full, limits={"parked_seconds": 2.0})) as broker:
+        client = broker.client()
+        await client.publish("jobs", 1)
+        await client.send(action="publish", topic="jobs", mode="queue", message=2, id="a")
+        await client.silence(1.5)
+        await client.expect("error", code="queue_full", id="a")
+        broker.broker.reload(settings(**full, limits={"parked_seconds": 5.0}))
+        await client.send(action="publish", topic="jobs", mode="queue", message=3, id="b")
+        await client.silence(4)
+        await client.expect("error", code="queue_full", id="b")
 
 
 async def test_overflow_drop_oldest_takes_the_new_and_counts_the_old(autojump_clock):

@@ -180,6 +180,10 @@ class TestBroken:
         ]
         assert decoder.closed
 
+    def test_how_many_is_a_setting(self):
+        items, _ = after_hello(b"{}\n" * 5, errors_max=3)
+        assert kinds(items) == ["unknown_action"] * 2 + ["unknown_action!"]
+
     def test_a_good_frame_begins_the_count_anew(self):
         almost = b"{}\n" * (ERRORS_IN_A_ROW_MAX - 1)
         items, decoder = after_hello(almost + HELLO + almost + PING + almost)

@@ -25,6 +25,14 @@ def try_publish(disk: SimDisk, log: Log, n: int = 1) -> DiskFull | None:
     return todo.error
 
 
+def test_the_floor_is_so_many_bytes_or_a_share_whichever_is_less():
+    disk, total = new_disk(), 1 << 30
+    disk.capacity = total
+    assert floor_of(disk, 1000, 100.0) == 1000
+    assert floor_of(disk, total, 25.0) == total // 4
+    assert floor_of(disk, 1000, 0.0) == 0
+
+
 def test_a_publish_without_room_is_undone_and_everything_else_goes_on():
     disk, log = new_disk(), new_log()
     publish(disk, log, 5)
