@@ -20,6 +20,7 @@ Url = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 URL = DEFAULT_URL
+COMPLETION_SECONDS = 0.5
 
 
 class UsageError(Exception):
@@ -88,6 +89,26 @@ def _left(code: int, text: str = "") -> typer.Exit:
 def complain(text: str) -> None:
     """One line for the person, never among the output."""
     print(f"trio-msg: {text}", file=sys.stderr, flush=True)
+
+
+def queue_names(incomplete: str) -> list[str]:
+    """For the shell's completion: the queues that the broker has, if one answers at once."""
+    return _names("queues", incomplete)
+
+
+def topic_names(incomplete: str) -> list[str]:
+    """The same for topics."""
+    return _names("topics", incomplete)
+
+
+def _names(kind: str, incomplete: str) -> list[str]:
+    url = os.environ.get("MSG_URL") or URL
+    try:
+        with PlainClient.connect(url, timeout=COMPLETION_SECONDS) as client:
+            answer = client.ask({"action": "stats"}, timeout=COMPLETION_SECONDS)
+    except (Unavailable, Refused, ValueError):
+        return []  # a word that cannot be completed is not a fault to tell
+    return [name for item in answer.get(kind, []) if (name := item["name"]).startswith(incomplete)]
 
 
 def connect(url: str) -> PlainClient:

@@ -16,6 +16,8 @@ from msg.cli.common import (
     complain,
     connect,
     print_json,
+    queue_names,
+    topic_names,
     write_line,
 )
 from msg.daemon import exits
@@ -32,7 +34,10 @@ def register(app: typer.Typer) -> None:
 
 @command
 def sub(
-    topics: Annotated[list[str], typer.Argument(metavar="TOPIC…", help="May hold * and >.")],
+    topics: Annotated[
+        list[str],
+        typer.Argument(metavar="TOPIC…", help="May hold * and >.", autocompletion=topic_names),
+    ],
     from_: Annotated[
         str | None,
         typer.Option("--from", help="new, last, all, a seq or a time: what was kept comes first."),
@@ -80,7 +85,7 @@ def sub(
 
 @command
 def get(
-    queue: Annotated[str, typer.Argument(help="The queue.")],
+    queue: Annotated[str, typer.Argument(help="The queue.", autocompletion=queue_names)],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="At most so many.")] = 1,
     ack: Annotated[
         bool, typer.Option("--ack/--no-ack", help="Take them, or only look and give them back.")
@@ -157,7 +162,7 @@ def _print_message(frame: Frame, as_json: bool, show_topic: bool) -> None:
 
 @command
 def work(
-    queue: Annotated[str, typer.Argument(help="The queue.")],
+    queue: Annotated[str, typer.Argument(help="The queue.", autocompletion=queue_names)],
     command_line: Annotated[
         list[str], typer.Argument(metavar="-- COMMAND…", help="Run once for each message.")
     ],

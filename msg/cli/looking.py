@@ -17,6 +17,7 @@ from msg.cli.common import (
     connect,
     on_terminal,
     print_json,
+    queue_names,
     show_table,
     write_line,
 )
@@ -27,7 +28,10 @@ COLOURS = {"stuck": "31;1", "slow": "33;1", "note": "2", "ok": "32"}
 BODY_SHOWN = 60
 TRACE_SECONDS = 120.0
 
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue, or PATTERN@GROUP.")]
+Queue = Annotated[
+    str,
+    typer.Argument(metavar="QUEUE", help="A queue, or PATTERN@GROUP.", autocompletion=queue_names),
+]
 
 
 class State(StrEnum):

@@ -19,6 +19,7 @@ from msg.cli import (
     publish,
     questions,
     server,
+    setup,
     storage,
     tap,
     top,
@@ -51,7 +52,7 @@ def _root(
 
 
 for module in (
-    server, publish, consume, questions, tree, looking, dead, orders, top, tap, storage,
+    server, publish, consume, questions, tree, looking, dead, orders, top, tap, storage, setup,
 ):  # fmt: skip
     module.register(app)
 

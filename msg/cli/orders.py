@@ -14,12 +14,16 @@ from msg.cli.common import (
     connect,
     on_terminal,
     print_json,
+    queue_names,
     write_line,
 )
 from msg.daemon import exits
 from msg.plain_client import PlainClient
 
-Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="A queue, or PATTERN@GROUP.")]
+Queue = Annotated[
+    str,
+    typer.Argument(metavar="QUEUE", help="A queue, or PATTERN@GROUP.", autocompletion=queue_names),
+]
 IsTopic = Annotated[bool, typer.Option("--topic", help="It is a topic and not a queue.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

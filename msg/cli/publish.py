@@ -23,7 +23,9 @@ from msg.cli.common import (
     complain,
     connect,
     print_json,
+    queue_names,
     refusal_code,
+    topic_names,
     write_line,
 )
 from msg.daemon import exits
@@ -58,7 +60,7 @@ def register(app: typer.Typer) -> None:
 
 @command
 def pub(
-    topic: Annotated[str, typer.Argument(help="The topic.")],
+    topic: Annotated[str, typer.Argument(help="The topic.", autocompletion=topic_names)],
     message: Message = None,
     header: Header = None,
     id_: Id = None,
@@ -84,7 +86,7 @@ def pub(
 
 @command
 def send(
-    queue: Annotated[str, typer.Argument(help="The queue.")],
+    queue: Annotated[str, typer.Argument(help="The queue.", autocompletion=queue_names)],
     message: Message = None,
     header: Header = None,
     id_: Id = None,

@@ -5,6 +5,7 @@ its type, so that tests may write `Limits(frame_bytes=4096)`; `_kind` turns the 
 the type that the converter knows.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -33,9 +34,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "log_format": ("auto", "text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
 }
-AT_LEAST = {"frame_bytes": KIB, "frame_bytes_before_auth": 256, "segment_bytes": 64 * KIB,
+AT_LEAST = {"frame_bytes": KIB, "segment_bytes": 64 * KIB,
             "connections": 1, "names": 1, "disk_threads": 1, "in_flight": 1, "errors_in_a_row": 1,
-            "subscriptions": 1, "heartbeats_missed": 1, "commit_bytes": KIB}  # fmt: skip
+            "subscriptions": 1, "heartbeats_missed": 1}  # fmt: skip
 
 
 def parse_size(value: object) -> int:
@@ -159,6 +160,29 @@ def show_value(where: Where, value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(f"{part:g}" for part in value) + "]"
     return str(value)
+
+
+def as_toml(where: Where, value: object) -> str:
+    """A value as the file has it, with the largest unit that leaves a whole number."""
+    key = where[-1]
+    if isinstance(value, float):
+        if key.endswith("percent"):
+            return f"{value:g}"
+        units = ((unit, TIMES[unit]) for unit in ("d", "h", "m", "s", "ms"))
+        unit, size = next((u for u in units if value and value % u[1] == 0), ("s", 1.0))
+        return f'"{value / size:g}{unit}"'
+    shown = show_value(where, value)
+    if isinstance(value, bool | tuple) or shown.isdecimal():
+        return shown
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def kind_of(field: "attrs.Attribute[Any]") -> str:
+    """What a person may write for a field, in a word."""
+    kind = _kind(field)
+    words = {Size: "size", Seconds: "time", Count: "number", Percent: "percentage",
+             Times: "list of times", bool: "true | false"}  # fmt: skip
+    return words.get(kind, "text")
 
 
 def split_key(key: str) -> Where:
