@@ -17,6 +17,7 @@ from msg.core.message import Message
 
 if TYPE_CHECKING:
     from msg.actors.broker import Broker
+    from msg.actors.connection import Connection
     from msg.actors.queue import Queue
     from msg.core.ledger import QueueLedger
 
@@ -101,5 +102,23 @@ def ready_in_memory(ledger: "QueueLedger") -> Iterator[Message]:
 
 
 def connection_numbers(broker: "Broker") -> dict[object, int]:
-    """The connection behind an outbox."""
+    """The number of the connection behind an outbox."""
     return {c.outbox: number for number, c in broker.connections.open.items()}
+
+
+def connections_by_outbox(broker: "Broker") -> "dict[object, Connection]":
+    """The connection behind an outbox."""
+    return {c.outbox: c for c in broker.connections.open.values()}
+
+
+def names_of(connection: "Connection") -> list[str]:
+    """What a person may know it by: the client's own name, then its consumers'."""
+    session = connection.session
+    names = [session.name, *[port.name for port in session.ports]]
+    return list(dict.fromkeys([n for n in names if n and n != connection.peer]))
+
+
+def called(connection: "Connection") -> str:
+    """`connection 7 ("worker-a")`, as sentences name it."""
+    names = names_of(connection)
+    return f"connection {connection.number}" + (f' ("{names[0]}")' if names else "")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
+from msg.actors.glance import names_of
 from msg.actors.knots import edges_of, knots_of
 from msg.actors.waits import wait_of
 from msg.core.names import dead_name
@@ -37,6 +38,9 @@ KINDS = frozenset(
 SLICE = 50  # actors described in one turn: under half a millisecond
 KEEP = 20  # of one kind under one parent, before the rest is folded
 SENDERS_MAX = 10  # waiting senders that are named for one mailbox
+NAMES_MAX = 3  # of a connection's consumers
+# these live as long as the broker does
+LASTING = frozenset(["store", "timer", "directory", "listener", "heartbeat", "watchdog", "web"])
 TAKES_TIME_S = 0.1  # a write or commit that is under way is no wait before that
 
 Row = dict[str, Any]
@@ -81,8 +85,9 @@ async def picture(
     knots = knots_of(edges)
     count = len(rows)
     if keep is not None:
-        if not stacks:
-            rows = [row for row in rows if row["kind"] != "writer" or "waits_on" in row]
+        if not stacks:  # a writer is half of its connection, whose row says what it waits for
+            rows = [row for row in rows if row["kind"] != "writer"]
+            edges = [edge for edge in edges if not edge["from"].startswith("writer ")]
         rows = fold(rows, keep, expand)
     return {"actors": rows, "waits": edges, "knots": knots, "count": count}
 
@@ -143,6 +148,8 @@ def describe(broker: "Broker", place: Place, senders: Senders) -> Row:
     name = place.name
     kind, _, rest = name.partition(" ")
     row: Row = {"name": name, "kind": kind, "state": "running", "parent": place.parent}
+    if kind in LASTING or name == "group watch":
+        row["age_s"] = round(now - broker.since, 3)
     waits: list[Row] = []
     wait = wait_of(place.task)
     if wait is not None:
@@ -163,10 +170,12 @@ def describe(broker: "Broker", place: Place, senders: Senders) -> Row:
                 _connection(broker, row, connection, waits, now)
         case "writer":
             connection = broker.connections.open.get(int(rest))
-            if connection is not None and connection._writing_since < now - TAKES_TIME_S:
-                waits.append(
-                    _wait(_client(connection), "bytes taken", now - connection._writing_since)
-                )
+            if connection is not None:
+                row["age_s"] = round(now - connection.since, 3)
+                if connection._writing_since < now - TAKES_TIME_S:
+                    row["state"] = "waiting"
+                    stalled = now - connection._writing_since
+                    waits.append(_wait(_client(connection), "bytes taken", stalled))
         case "store" if not rest:
             store = broker.storekeeper
             _mailbox(row, store.commits, now, senders)
@@ -200,7 +209,7 @@ def _wait(on: str, what: str, seconds: float) -> Row:
 
 
 def _client(connection: "Connection") -> str:
-    return f"client {connection.session.name or connection.peer}"
+    return f"client {next(iter(names_of(connection)), connection.peer)}"
 
 
 def _queue(
@@ -254,7 +263,7 @@ def _connection(
     session, outbox = connection.session, connection.outbox
     row["age_s"] = round(now - connection.since, 3)
     row["peer"] = connection.peer
-    row["client"] = session.name
+    row["client"] = ", ".join(names_of(connection)[:NAMES_MAX])
     row["subscriptions"] = len(session.subs)
     leased = credit = 0
     for port in session.ports:

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from msg.actors.causes import LEVELS, Cause, worst
-from msg.actors.glance import ledger_of
+from msg.actors.glance import ledger_of, names_of
 from msg.actors.ports import TopicPort
 from msg.actors.waits import wait_of
 from msg.actors.why_queue import why_queue
@@ -46,8 +46,7 @@ async def why(broker: "Broker", name: str | None) -> list[Row]:
     if topic is not None:
         subjects.append(_subject("topic", name, why_topic(broker, topic)))
     for connection in _connections(broker, name):
-        title = str(connection.number)
-        subjects.append(_subject("connection", title, why_connection(broker, connection)))
+        subjects.append(_of_connection(broker, connection))
     if not subjects:
         raise ClientError(
             "not_found",
@@ -58,13 +57,18 @@ async def why(broker: "Broker", name: str | None) -> list[Row]:
 
 
 def _connections(broker: "Broker", name: str) -> "list[Connection]":
-    """By number (`7`, `connection 7`), by the client's name, or by its address."""
+    """By number (`7`, `connection 7`), by the client's or a consumer's name, or by address."""
     number = name.removeprefix("connection ").removeprefix("writer ")
     table = broker.connections.open
     if number.isdecimal():
         found = table.get(int(number))
         return [found] if found is not None else []
-    return [c for c in table.values() if name in (c.session.name, c.peer)][:SUBJECTS_MAX]
+    return [c for c in table.values() if name in (c.peer, *names_of(c))][:SUBJECTS_MAX]
+
+
+def _of_connection(broker: "Broker", connection: "Connection") -> Row:
+    subject = _subject("connection", str(connection.number), why_connection(broker, connection))
+    return subject | {"client": ", ".join(names_of(connection)), "peer": connection.peer}
 
 
 def _subject(kind: str, name: str, causes: list[Cause]) -> Row:
@@ -90,7 +94,10 @@ async def _why_all(broker: "Broker") -> list[Row]:
             await trio.lowlevel.checkpoint()
         causes = look(broker, kind, thing)
         if worst(causes) in ("slow", "stuck"):
-            subjects.append(_subject(kind, name, causes))
+            subjects.append(
+                _of_connection(broker, thing) if kind == "connection"
+                else _subject(kind, name, causes)
+            )  # fmt: skip
             if len(subjects) > SUBJECTS_MAX:
                 break
     return subjects

@@ -1,15 +1,16 @@
 """Why a topic's messages do not arrive: its causes. They only read."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msg.actors.causes import Cause
-from msg.actors.glance import connection_numbers, ledger_of
+from msg.actors.glance import called, connections_by_outbox, ledger_of
 from msg.core.names import has_wildcard
 from msg.core.units import count, seconds, size
 
 if TYPE_CHECKING:
     from msg.actors.broker import Broker
+    from msg.actors.connection import Connection
     from msg.actors.topic import Topic
     from msg.core.topic import TopicRules
 
@@ -111,7 +112,7 @@ def _heard(rules: "TopicRules") -> Iterator[Cause]:
 
 
 def _subscribers(broker: "Broker", rules: "TopicRules") -> Iterator[Cause]:
-    numbers = connection_numbers(broker) if rules.subs else {}
+    owners = connections_by_outbox(broker) if rules.subs else {}
     slow = []
     behind = 0
     for port, sub in rules.subs.items():
@@ -123,21 +124,29 @@ def _subscribers(broker: "Broker", rules: "TopicRules") -> Iterator[Cause]:
         slow.sort(key=lambda entry: -entry[0])
         shown = []
         for dropped, port in slow[:NAMED_MAX]:
-            number = numbers.get(getattr(port, "outbox", None), "?")
+            owner = owners.get(getattr(port, "outbox", None))
+            who = called(owner) if owner is not None else "a connection"
             waits = f"{getattr(port, 'count', 0):,} ({size(getattr(port, 'bytes', 0))}) wait"
-            shown.append(f"connection {number}: {dropped:,} dropped, {waits}")
+            shown.append(f"{who}: {dropped:,} dropped, {waits}")
         more = f"; {len(slow) - NAMED_MAX} more" if len(slow) > NAMED_MAX else ""
         yield Cause(
             "slow", "slow_subscriber",
             f"{count(len(slow), 'subscriber does', 'subscribers do')} not keep up and lost messages"
             f" ({'; '.join(shown)}{more}). Publishers and the others do not wait for them.",
-            "`trio-msg why` on that connection; a group keeps what a slow reader misses.",
+            f"`trio-msg why {_first(slow, owners)}` looks at it; a group keeps what a slow reader"
+            " misses.",
         )  # fmt: skip
     if behind:
         yield Cause(
             "note", "replaying",
             f"{count(behind, 'subscriber is', 'subscribers are')} still reading what was kept.",
         )  # fmt: skip
+
+
+def _first(slow: "list[tuple[int, Any]]", owners: "dict[object, Connection]") -> str:
+    """The slowest one's connection number, for the command that looks at it."""
+    owner = owners.get(getattr(slow[0][1], "outbox", None))
+    return str(owner.number) if owner is not None else "CONNECTION"
 
 
 def _groups(rules: "TopicRules") -> Iterator[Cause]:

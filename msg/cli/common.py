@@ -5,12 +5,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
 from msg.daemon import exits
 from msg.plain_client import DEFAULT_URL, Frame, PlainClient, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 P = ParamSpec("P")
 
@@ -193,8 +196,52 @@ def _show_in_colour(
     right: Sequence[str],
     colours: Mapping[str, str],
 ) -> None:
-    from rich import box
     from rich.console import Console
+
+    needed = sum(width + 2 for width in widths[:-1]) + _room_for_last(widths) + 4  # and the edges
+    width = max(Console().width, needed)
+    Console(highlight=False, width=width).print(_drawn(columns, cells, widths, right, colours))
+
+
+def table_lines(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    right: Sequence[str],
+    colours: Mapping[str, str],
+    width: int,
+) -> list[str]:
+    """A table in colour, each row one line that is cut at the width of the screen."""
+    from rich.console import Console
+
+    cells = [["" if cell is None else _printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    console = Console(highlight=False, width=sum(widths) + 2 * len(widths) + 4)
+    table = _drawn(columns, cells, widths, right, colours)
+    lines = console.render_lines(table, console.options, pad=False)
+    from rich.segment import Segment
+
+    return [
+        "".join(
+            segment.style.render(segment.text) if segment.style else segment.text
+            for segment in Segment.adjust_line_length(line, width, pad=False)
+        )
+        for line in lines
+    ]
+
+
+def _room_for_last(widths: Sequence[int]) -> int:
+    return min(widths[-1], 30)
+
+
+def _drawn(
+    columns: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    right: Sequence[str],
+    colours: Mapping[str, str],
+) -> "Table":
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -203,15 +250,12 @@ def _show_in_colour(
     for column, width in whole:  # a name that is cut names nothing
         table.add_column(column, justify="right" if column in right else "left", min_width=width,
                          no_wrap=True)  # fmt: skip
-    room_for_last = min(last[1], 30)
     table.add_column(last[0], justify="right" if last[0] in right else "left", overflow="fold",
-                     min_width=room_for_last)  # fmt: skip
+                     min_width=_room_for_last(widths))  # fmt: skip
     for row in cells:
         # Text, not markup: names come from outside
         table.add_row(*(Text(cell, colours.get(cell, "")) for cell in row))
-    needed = sum(width + 2 for _, width in whole) + room_for_last + 4  # and the edges
-    width = max(Console().width, needed)
-    Console(highlight=False, width=width).print(table)
+    return table
 
 
 def _printable(text: str) -> str:

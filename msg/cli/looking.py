@@ -81,6 +81,9 @@ def _show_subject(subject: dict[str, Any]) -> None:
     title = (
         subject["name"] if subject["kind"] == "broker" else f"{subject['kind']} {subject['name']}"
     )
+    who = subject.get("client") or subject.get("peer")
+    if who:
+        title = f"{title} ({who})"
     well = "" if level != "ok" else ": nothing is in its way"
     _line(f" {title}{well}", _mark(level))
     for cause in subject["causes"]:

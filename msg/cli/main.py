@@ -6,7 +6,7 @@ imported by the commands that use them.
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -55,6 +55,32 @@ for module in (
     server, publish, consume, questions, tree, looking, dead, orders, top, tap, storage, setup,
 ):  # fmt: skip
     module.register(app)
+
+PANELS = {  # what `trio-msg --help` puts together, in the order of a person's questions
+    "Messages": ("pub", "send", "sub", "get", "work"),
+    "What is there": ("queues", "topics", "top", "stats", "limits", "ping"),
+    "Who holds my message, and why is it stuck": ("why", "held", "trace", "peek", "tap", "tree"),
+    "Putting it right": ("dead", "pause", "resume", "purge", "delete"),
+    "The broker and its store": (
+        "serve", "init", "config", "doctor", "export", "import", "completion", "version",
+    ),
+}  # fmt: skip
+
+
+def _arrange() -> None:
+    panels = {name: panel for panel, names in PANELS.items() for name in names}
+    order = list(panels)
+
+    def place(info: Any) -> int:
+        name = info.name or info.callback.__name__
+        info.rich_help_panel = panels.get(name)  # one that is new and not placed: "Commands"
+        return order.index(name) if name in panels else len(order)
+
+    app.registered_commands.sort(key=place)
+    app.registered_groups.sort(key=place)
+
+
+_arrange()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

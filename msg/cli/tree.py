@@ -1,5 +1,6 @@
 """`tree`: the actors of a running broker, who waits on whom, and where each stands."""
 
+import os
 import sys
 import time
 from enum import StrEnum
@@ -18,6 +19,7 @@ from msg.cli.common import (
     on_terminal,
     print_json,
     show_table,
+    table_lines,
     write_line,
 )
 from msg.cli.looking import plain
@@ -49,9 +51,10 @@ def tree(
         typer.Option(metavar="NAME", help="Do not fold this kind of actor, or below this one."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Fold nothing.")] = False,
-    watch: Annotated[
-        float | None, typer.Option(min=0.1, metavar="SECONDS", help="Draw it again and again.")
-    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw it again and again.")] = False,
+    every: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="So often, with --watch.")
+    ] = 1.0,
     as_format: Annotated[
         Format, typer.Option("--format", help="text, json, dot (Graphviz) or svg.")
     ] = Format.TEXT,
@@ -67,17 +70,18 @@ def tree(
     options: dict[str, Any] = {"stacks": stacks}
     if not everything:
         options |= {"fold": FOLD, "expand": expand or []}
-    if watch is not None and as_format in (Format.DOT, Format.SVG):
+    if watch and as_format in (Format.DOT, Format.SVG):
         raise UsageError("--watch draws text or JSON; for a picture use the web page")
     with connect(url) as client:
         while True:
             drawn = _ask(client, options)
-            if watch is not None and on_terminal() and as_format is Format.TEXT:
-                sys.stdout.write("\x1b[H\x1b[2J")
-            _show(drawn, as_format)
-            if watch is None:
+            if watch and on_terminal() and as_format is Format.TEXT:
+                _redraw(drawn)
+            else:
+                _show(drawn, as_format)
+            if not watch:
                 return
-            time.sleep(watch)
+            time.sleep(every)
 
 
 def _ask(client: PlainClient, options: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +105,26 @@ def _show(drawn: dict[str, Any], as_format: Format) -> None:
             write_line(tree_svg(actors, waits, knots).encode())
         case Format.TEXT:
             _show_text(actors, waits, knots)
+
+
+def _redraw(drawn: dict[str, Any]) -> None:
+    """What the screen has room for, over what was there: no flicker, and nothing scrolls."""
+    from msg.show.tree_text import COLUMNS, RIGHT, notes_text, row_of, tree_lines
+
+    actors = drawn["actors"]
+    rows = [row_of(name, actor) for name, actor in tree_lines(actors)]
+    notes = notes_text(drawn.get("waits", []), drawn.get("knots", []))
+    size = os.get_terminal_size()
+    # what is wrong stands below the tree, and is not what falls off the screen
+    notes = [plain(line)[: size.columns] for line in notes[: size.lines // 2]]
+    room = max(1, size.lines - 1 - len(notes))
+    lines = table_lines(COLUMNS, rows, right=RIGHT, colours=COLOURS, width=size.columns)
+    if len(lines) > room:
+        hidden = len(lines) - room + 1
+        lines = [*lines[: room - 1], f"… {hidden} more lines; make the window higher"]
+    text = "".join(f"{line}\x1b[K\n" for line in [*lines, *notes])
+    sys.stdout.write(f"\x1b[H{text}\x1b[J")
+    sys.stdout.flush()
 
 
 def _show_text(actors: list[dict[str, Any]], waits: list[dict[str, Any]], knots: list[str]) -> None:

@@ -224,7 +224,46 @@ def test_tree_in_every_format(live):
     assert '"directory" -> "queue planted"' in dot
     stacks = live.cli("tree", "--stacks").out
     assert re.search(r"^ +actors/mailbox.py:\d+ take$", stacks, re.MULTILINE)
-    assert live.cli("tree", "--watch", "1", "--format", "svg").code == exits.USAGE
+    assert live.cli("tree", "--watch", "--format", "svg").code == exits.USAGE
+
+
+def test_tree_is_watched_on_a_terminal_without_scrolling(live):
+    import fcntl
+    import os
+    import struct
+    import termios
+
+    live.ids("watched", 1)
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 8, 60, 0, 0))
+    live.cli.env["TERM"] = "xterm"
+    process = live.cli.start(
+        "tree", "--watch", "--every", "0.1", stdin=slave, stdout=slave, stderr=slave
+    )
+    shown = b""
+    while shown.count(b"\x1b[J") < 2:
+        shown += os.read(master, 4096)
+    drawn = shown.split(b"\x1b[H")[1].decode().replace("\r", "")
+    lines = drawn.split("\n")
+    assert len(lines) == 8
+    assert "more lines; make the window higher" in lines[-2]
+    plain = [re.sub(r"\x1b\[[0-9;]*[mKJ]", "", line) for line in lines]
+    assert max(map(len, plain)) <= 60
+    process.send_signal(2)
+    os.set_blocking(master, False)
+    assert process.wait(20) == exits.INTERRUPTED
+    os.close(slave)
+    os.close(master)
+
+
+def test_the_panels_of_the_help_name_commands_that_are_there():
+    from msg.cli.main import PANELS, app
+
+    known = [i.name or i.callback.__name__ for i in app.registered_commands if i.callback]
+    known += [str(info.name) for info in app.registered_groups]
+    placed = [name for names in PANELS.values() for name in names]
+    assert set(placed) <= {name.rstrip("_") for name in known}
+    assert len(placed) == len(set(placed))
 
 
 def test_top_shows_rates_between_two_looks(live):

@@ -89,6 +89,29 @@ async def test_a_client_that_takes_no_bytes_is_waited_for(autojump_clock):
         ]  # fmt: skip
 
 
+async def test_folded_a_writer_is_half_of_its_connection(autojump_clock):
+    async with running() as broker:
+        client, deaf = broker.client(), broker.client(window=10)
+        await client.ask("ping", "pong")
+        await deaf.send(action="ping")
+        await settled()
+        autojump_clock.jump(2)
+        answer = await client.ask("tree", "tree", options={"fold": 20})
+        assert [(e["from"], e["to"]) for e in answer["waits"]] == [("connection 2", "client test")]
+        assert not [row for row in answer["actors"] if row["kind"] == "writer"]
+
+
+async def test_every_actor_has_an_age(autojump_clock):
+    async with running() as broker:
+        autojump_clock.jump(1)
+        client = broker.client()
+        await client.publish("jobs", 1)
+        await client.publish("news", 1, mode="pubsub")
+        await trio.sleep(3)
+        answer = await client.ask("tree", "tree")
+        assert [row["name"] for row in answer["actors"] if "age_s" not in row] == []
+
+
 async def test_await_stacks(autojump_clock):
     async with running() as broker:
         client = broker.client()

@@ -200,3 +200,21 @@ async def test_a_crashed_queue_says_so_and_a_failed_one_what_to_do(autojump_cloc
         found = await causes(client, "jobs")
         assert found["failed"]["level"] == "stuck"
         assert "safe on disk" in found["failed"]["text"]
+
+
+async def test_a_connection_is_found_by_the_name_that_its_consumer_is_held_under(autojump_clock):
+    """`held` says worker-a, which is the subscription's name and not the client's."""
+    async with running() as broker:
+        client, worker = broker.client(), broker.client()
+        await worker.subscribe("jobs", name="worker-a", prefetch=1)
+        await client.publish("jobs", 1)
+        await client.publish("jobs", 2)
+        await worker.messages(1)
+        await settled()
+        subjects = (await client.ask("why", "why", name="worker-a"))["subjects"]
+        assert [(s["kind"], s["name"], s["client"]) for s in subjects] == [
+            ("connection", "2", "worker-a")
+        ]
+        assert subjects[0]["causes"][0]["code"] == "at_prefetch"
+        tree = (await client.ask("tree", "tree"))["actors"]
+        assert next(r for r in tree if r["name"] == "connection 2")["client"] == "worker-a"
