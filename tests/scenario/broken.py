@@ -5,6 +5,7 @@ test fails when the scenario holds on the broken broker.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
@@ -14,11 +15,13 @@ from msg.actors.queue import QueueActor
 from msg.core.dedup import NEW, DedupWindow
 from msg.core.intake import Intake
 from msg.core.leases import Leases
-from msg.core.message import Message
 from msg.core.ready import Lane
 from msg.core.waiting import Waiting
 from msg.store.log import Log
 from msg.store.simdisk import SimFile
+
+if TYPE_CHECKING:
+    from msg.core.message import Message
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
