@@ -18,13 +18,13 @@ from msg.daemon import exits
 ROOT = Path(__file__).parent.parent.parent
 UNIT = ROOT / "deploy" / "trio-msg.service"
 RECIPE = ROOT / "deploy" / "Containerfile"
-COMMANDS = {command.name or command.callback.__name__ for command in app.registered_commands}
+COMMANDS = {getattr(command.callback, "__name__", "") for command in app.registered_commands}
 
 
 @pytest.fixture
 def service():
     parser = configparser.ConfigParser(strict=True, interpolation=None)
-    parser.optionxform = str
+    parser.optionxform = str  # type: ignore[method-assign,assignment]
     parser.read(UNIT, encoding="utf-8")
     assert parser.sections() == ["Unit", "Service", "Install"]
     return parser["Service"]
