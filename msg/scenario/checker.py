@@ -42,6 +42,7 @@ class Violation:
     at: float
     key: str = ""
     lane: str = ""
+    other: str = ""  # the second message that it is about
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}"
@@ -500,7 +501,7 @@ def disorder(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterat
 def _out_of_order(client: str, late: Publication, early: Publication, at: float) -> Violation:
     return Violation(
         "disorder", f"{client} got {late.key} after {early.key}, published before it",
-        at, late.key, client,
+        at, late.key, client, early.key,
     )  # fmt: skip
 
 
@@ -546,7 +547,7 @@ def undurable(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Itera
                     "undurable",
                     f"{found[0].client} got {key}, the broker stopped, and the next one did not"
                     " know it: it was delivered before it was stored",
-                    found[0].at, key, found[0].client,
+                    pub.acked, key, found[0].client,
                 )  # fmt: skip
                 return
 
@@ -655,6 +656,10 @@ def errors(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterator
 
 def crashes(scenario: Scenario, e: Evidence, events: Sequence[Event]) -> Iterator[Violation]:
     """Nothing crashed but what the scenario crashed, and that was restarted."""
+    for event in events:
+        if event.kind == "spins":
+            yield Violation("crash", "something spins: a million steps of tasks, and no time"
+                            " passed", event.at, "", "broker")  # fmt: skip
     asked = sum(1 for event in events if event.kind == "crash_actor")
     crashed = [
         event for event in events

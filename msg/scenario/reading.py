@@ -63,7 +63,14 @@ def parse_scenario(text: str, path: str = "scenario.toml") -> Scenario:
         at = re.search(r"at line (\d+)", str(error))
         line = at.group(1) if at else text.count("\n") + 1
         raise ScenarioError([f"{path}:{line}: not valid TOML: {error}"]) from None
-    reader = _Reader(path, _lines(text))
+    return parse_document(document, path, _lines(text))
+
+
+def parse_document(
+    document: dict[str, Any], path: str, lines: Mapping[Path_, int] | None = None
+) -> Scenario:
+    """The scenario that these tables are. Raises ScenarioError."""
+    reader = _Reader(path, lines or {})
     made = reader.table(Scenario, document, ())
     if made is not None:
         reader.look_through(made)

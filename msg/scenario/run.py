@@ -9,6 +9,7 @@ from msg.scenario.checker import Violation, judge
 from msg.scenario.engine_sim import SimEngine, Watch
 from msg.scenario.journal import Event, Journal
 from msg.scenario.model import Scenario
+from msg.scenario.onlooker import Onlooker
 from msg.scenario.play import Play
 from msg.scenario.world import SimWorld, run_simulated
 
@@ -32,10 +33,14 @@ class Outcome:
         return not self.violations
 
 
-def run_sim(scenario: Scenario, seed: int | None = None) -> Outcome:
-    """Run on the simulated engine."""
+def run_sim(
+    scenario: Scenario, seed: int | None = None, *, look_at: float | None = None
+) -> Outcome:
+    """Run on the simulated engine. `look_at`: the moment of which the tree is wanted, in
+    seconds since the beginning; without it, the end."""
     chosen = scenario.seed if seed is None else seed
     watch = Watch()
+    onlooker = Onlooker(look_at)
 
     async def main(world: SimWorld) -> Outcome:
         begun = world.now()
@@ -43,12 +48,19 @@ def run_sim(scenario: Scenario, seed: int | None = None) -> Outcome:
         async with trio.open_nursery() as nursery:
             engine = SimEngine(scenario, world, journal, nursery, watch)
             play = Play(scenario, chosen, engine, journal)
+
+            def spins() -> None:
+                journal.note("check", "spins")
+                onlooker.tree = engine.tree()
+                nursery.cancel_scope.cancel("it spins")
+
+            onlooker.clock, onlooker.look, onlooker.on_spin = journal.clock, engine.tree, spins
             await play.run()
             nursery.cancel_scope.cancel("the play is over")
         violations = judge(scenario, journal.events, engine.problems())
         return Outcome(
             scenario, "sim", chosen, journal.hash, journal.events, violations,
-            watch.tree or play.tree, engine.logger.errors, watch.checks,
+            onlooker.tree or watch.tree or play.tree, engine.logger.errors, watch.checks,
         )  # fmt: skip
 
-    return run_simulated(main, chosen, instruments=[watch])
+    return run_simulated(main, chosen, instruments=[watch, onlooker])
