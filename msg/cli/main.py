@@ -12,6 +12,7 @@ import typer
 
 from msg import __version__
 from msg.cli import (
+    bench,
     consume,
     dead,
     looking,
@@ -53,6 +54,7 @@ def _root(
 
 for module in (
     server, publish, consume, questions, tree, looking, dead, orders, top, tap, storage, setup,
+    bench,
 ):  # fmt: skip
     module.register(app)
 
