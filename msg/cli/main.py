@@ -64,7 +64,8 @@ PANELS = {  # what `trio-msg --help` puts together, in the order of a person's q
     "Who holds my message, and why is it stuck": ("why", "held", "trace", "peek", "tap", "tree"),
     "Putting it right": ("dead", "pause", "resume", "purge", "delete"),
     "The broker and its store": (
-        "serve", "init", "config", "doctor", "export", "import", "completion", "version",
+        "serve", "init", "config", "doctor", "export", "import", "bench", "chaos", "completion",
+        "version",
     ),
 }  # fmt: skip
 
