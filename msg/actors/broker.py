@@ -23,6 +23,7 @@ from msg import __version__
 from msg.actors.context import Context
 from msg.actors.directory import Directory
 from msg.actors.listener import Connections, open_listeners
+from msg.actors.narrator import Narrator
 from msg.actors.outbox import Budget
 from msg.actors.questions import Questions
 from msg.actors.queue import Drain, Keep, Queue
@@ -78,6 +79,10 @@ class Broker:
     since: float = 0.0  # monotonic
     since_wall: float = 0.0
     watchdog: Watchdog = attrs.field(factory=Watchdog)
+    narrator: Narrator = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.narrator = Narrator(self.context.services.logger)
 
     def drain(self) -> None:
         """Begin to stop: `run_broker` returns when all is done."""
@@ -90,6 +95,7 @@ class Broker:
     def reload(self, settings: Settings) -> None:
         """New settings: limits of connections to come, settings of queues and topics."""
         self.context.settings = self.directory.settings = settings
+        self.narrator.everything = settings.log_level == "debug"
         self.context.outbound.limit = settings.limits.outbound_bytes_all
         services = self.context.services
         services.backlog.limit = settings.limits.backlog_bytes_all
@@ -172,6 +178,8 @@ async def run_broker(
                     since_wall=world.wall(),
                 )  # fmt: skip
                 context.broker = broker
+                broker.narrator.everything = settings.log_level == "debug"
+                context.services.watchers.append(broker.narrator)
                 for listener, address in zip(listeners, addresses, strict=True):
                     accept = partial(connections.accept_from, listener)
                     inner.start_soon(_vital, accept, last_look, name=f"listener {address[0]}")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 READ_BYTES = 1 << 16
 LINGER_S = 2.0  # after an error that closes: so long the client may take to read it
 FLUSH_S = 5.0
+CLOSED = "closed by the client"
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -48,7 +49,8 @@ class Connection:
         self.number = number
         self.peer = peer
         self.since = context.world.now()
-        self.outbox = Outbox(limits.outbound_bytes, context.outbound)
+        self.outbox = Outbox(limits.outbound_bytes, context.outbound, number)
+        self.outbox.on_slow = self._slow
         self.session = Session(number, self.outbox, context, peer)
         self.decoder = Decoder(
             limits.frame_bytes,
@@ -97,6 +99,14 @@ class Connection:
         if self._fault is None:
             self._fault = error
             everything.cancel("a bug")
+
+    def _slow(self, sub: str | None, dropped: int) -> None:
+        """A subscription does not keep up and has lost messages."""
+        of = {"sub": sub} if sub is not None else {}
+        self.context.services.logger.warning(
+            "slow subscriber: messages dropped", conn=self.number, **of, dropped=dropped,
+            client=self.session.name, peer=self.peer,
+        )  # fmt: skip
 
     def tell(self, frame: bytes) -> None:
         """Something from the broker to this client."""
@@ -212,7 +222,7 @@ class Connection:
         if self.session.unanswered:
             await answered.wait()
         await self._flush()
-        return "closed by the client"
+        return CLOSED
 
     async def _refuse_to_go_on(self) -> str:
         """An error that closes has been answered: let the client read it."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from msg.actors.connection import Connection
+from msg.actors.connection import CLOSED, Connection
 from msg.errors import ClientError
 from msg.protocol import encode
 
@@ -157,7 +157,11 @@ class Connections:
                     exc_info=error,
                 )  # fmt: skip
             else:
-                log.debug("disconnected", conn=number, peer=peer, why=why)
+                # that a client has left is its own affair, that it was cut or lost is news
+                tell = log.debug if why in ("", CLOSED) else log.info
+                tell(
+                    "disconnected", conn=number, client=connection.session.name, peer=peer, why=why
+                )
         finally:
             self.open.pop(number, None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):

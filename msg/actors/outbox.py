@@ -92,11 +92,13 @@ class Outbox:
     """See the module. `limit` is the connection's limit for deliveries, in bytes."""
 
     __slots__ = ("_answers", "_bell", "_idle", "_ready", "_wait", "answer_bytes", "budget",
-                 "bytes", "claimed", "claims", "closed", "limit", "on_fault")  # fmt: skip
+                 "bytes", "claimed", "claims", "closed", "conn", "limit", "on_fault",
+                 "on_slow")  # fmt: skip
 
-    def __init__(self, limit: int, budget: Budget) -> None:
+    def __init__(self, limit: int, budget: Budget, conn: int = 0) -> None:
         self.limit = limit
         self.budget = budget
+        self.conn = conn  # the connection's number
         self._answers: list[bytes] = []
         self.answer_bytes = 0
         self._ready: dict[Port, None] = {}  # ports with something to write, in rotation
@@ -105,6 +107,8 @@ class Outbox:
         self.claims: dict[Port, None] = {}  # ports whose replays wait for room
         self.closed = False
         self.on_fault: Callable[[Exception], None] | None = None  # the connection's
+        # a subscription has lost messages: its `sub`, and how many so far
+        self.on_slow: Callable[[str | None, int], None] | None = None
         self._idle = False  # whether the writer waits for the bell
         self._bell, self._wait = trio.open_memory_channel[None](1)
 

@@ -240,8 +240,8 @@ class TopicPort(Port):
     take in time is dropped, oldest first, counted, and told with the next message. Replays
     are: each page of one needs room that was claimed here."""
 
-    __slots__ = ("_claims", "_missed", "_pending", "_written", "claimed", "count", "dropped",
-                 "limit_bytes", "limit_count", "on_ended", "sub", "suffix")  # fmt: skip
+    __slots__ = ("_claims", "_missed", "_pending", "_told_at", "_written", "claimed", "count",
+                 "dropped", "limit_bytes", "limit_count", "on_ended", "sub", "suffix")  # fmt: skip
 
     def __init__(
         self,
@@ -262,6 +262,7 @@ class TopicPort(Port):
         self.claimed = 0  # bytes reserved for pages that are being read
         self.on_ended: Callable[[str], None] | None = None
         self._missed = 0  # since the last message that it was sent
+        self._told_at = 1  # when so many are dropped, the log is told
         self._pending: deque[tuple[bytes, int, Callable[[bool], None] | None]] | None = None
         self._written: list[tuple[int, Callable[[bool], None] | None]] = []
         self._claims: deque[tuple[int, Callable[[], None]]] | None = None
@@ -353,6 +354,10 @@ class TopicPort(Port):
             self.dropped += count
             if gone is not None:
                 gone(False)
+        if self.dropped >= self._told_at:
+            self._told_at = 2 * self.dropped  # each time that it doubles: a line each is a flood
+            if self.outbox.on_slow is not None:
+                self.outbox.on_slow(self.sub, self.dropped)
 
     # -- for the writer ---------------------------------------------------------------------
 

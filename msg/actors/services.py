@@ -57,7 +57,7 @@ class Services:
     last_look: Callable[[BaseException], None] = lambda _error: None
     parking: ParkingRules = attrs.field(factory=ParkingRules)
     recent: Recent = attrs.field(factory=Recent)
-    watchers: "list[Watcher]" = attrs.field(factory=list)  # taps, spans
+    watchers: "list[Watcher]" = attrs.field(factory=list)  # the log, taps, spans
 
     @staticmethod
     def dead_name(name: str) -> str:

@@ -121,6 +121,10 @@ class Session:
 
     def reject(self, item: Rejected) -> None:
         self.context.counters.errors += 1
+        self.context.services.logger.info(
+            "frame refused", conn=self.number, code=item.error.code, error=str(item.error),
+            **({"message_id": item.message_id} if item.message_id else {}),
+        )  # fmt: skip
         self.outbox.answer(encode.error(item.error, item.id, item.message_id))
 
     async def _command(self, command: Command) -> None:
@@ -130,6 +134,9 @@ class Session:
             self.fail(error, getattr(command, "id", None))
 
     def fail(self, error: ClientError, request_id: str | None) -> None:
+        self.context.services.logger.debug(
+            "request refused", conn=self.number, code=error.code, error=str(error)
+        )
         self.outbox.answer(encode.error(error, request_id))
 
     # -- publishing -------------------------------------------------------------------------

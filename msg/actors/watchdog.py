@@ -34,6 +34,7 @@ class Watchdog:
         self.stuck: dict[str, float] = {}
         self.lag_s = 0.0  # how late the last look was
         self.lag_max_s = 0.0  # the latest ever
+        self._told_full = False
         self._seen: dict[Mailbox[Any], tuple[int, float]] = {}  # taken, since when
 
     async def run(self, broker: "Broker") -> None:
@@ -43,6 +44,7 @@ class Watchdog:
             self.lag_s = max(0.0, broker.context.world.now() - due)
             self.lag_max_s = max(self.lag_max_s, self.lag_s)
             await self.look(broker)
+            self._tell_of_disk(broker)
             if broker.storekeeper.disk_full:
                 with trio.move_on_after(LOOK_S / 2):  # a disk that hangs is not waited for
                     await broker.storekeeper.recheck()
@@ -67,6 +69,17 @@ class Watchdog:
         new = [name for name in stuck if name not in before]
         if new:
             self._tell(broker, new, now)
+
+    def _tell_of_disk(self, broker: "Broker") -> None:
+        full = broker.storekeeper.disk_full
+        if full == self._told_full:
+            return
+        self._told_full = full
+        log = broker.context.services.logger
+        if full:
+            log.warning("disk full: durable publishes are refused, deliveries and acks go on")
+        else:
+            log.info("disk has room again")
 
     def _tell(self, broker: "Broker", names: list[str], now: float) -> None:
         log = broker.context.services.logger

@@ -1,7 +1,7 @@
 """Watchers: who looks on while queues and topics carry out their turns.
 
-Taps and spans are watchers. As a rule there are none, and then a turn costs one look at an
-empty list. A watcher must not fail, wait, or change anything.
+Taps, spans and the log's narrator are watchers. As a rule there is the last one only, which
+looks at what goes wrong. A watcher must not fail, wait, or change anything.
 """
 
 from typing import TYPE_CHECKING, Protocol

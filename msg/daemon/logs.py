@@ -112,17 +112,20 @@ class LineWriter:
 
 
 class RateLimit:
-    """A structlog processor: a token bucket for each event name; debug lines pass.
+    """A structlog processor: a token bucket for each event name; at the level debug all pass.
 
     Event names are our own constants, so the table is bounded by the source code.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, gate: "LevelGate | None" = None
+    ) -> None:
         self._clock = clock
+        self._gate = gate
         self._buckets: dict[str, tuple[float, float, int]] = {}  # tokens, when, suppressed
 
     def __call__(self, _logger: Any, method: str, event: Event) -> Event:
-        if method == "debug":
+        if method == "debug" or (self._gate is not None and self._gate.level <= LEVELS["debug"]):
             return event  # who asked for everything gets everything
         name = str(event.get("event"))
         now = self._clock()
@@ -271,7 +274,7 @@ def configure(log_format: str, level: str, *, fd: int = 2, out_fd: int = 1) -> L
     writer = LineWriter(fd, dropped_line)
     processors: Iterable[Any] = [
         gate,
-        RateLimit(),
+        RateLimit(gate=gate),
         structlog.contextvars.merge_contextvars,
         add_time,
         add_traceback,

@@ -119,6 +119,18 @@ def test_repeats_are_limited_counted_and_told():
     assert passes() == {"event": "same"}
 
 
+def test_at_debug_nothing_is_left_out():
+    """A grep is a trace only if no line is missing."""
+    gate = module.LevelGate(module.LEVELS["debug"])
+    limit = RateLimit(clock=lambda: 0.0, gate=gate)
+    for _ in range(10 * module.BURST):
+        limit(None, "info", {"event": "attempt failed"})
+    gate.level = module.LEVELS["info"]
+    with pytest.raises(structlog.DropEvent):
+        for _ in range(10 * module.BURST):
+            limit(None, "info", {"event": "attempt failed"})
+
+
 def test_a_full_pipe_drops_and_counts(pipe):
     read, write = pipe
     writer = LineWriter(write, lambda count: b"dropped %d\n" % count, bytes_max=1000)
