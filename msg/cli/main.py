@@ -13,6 +13,7 @@ import typer
 from msg import __version__
 from msg.cli import (
     bench,
+    chaos,
     consume,
     dead,
     looking,
@@ -54,7 +55,7 @@ def _root(
 
 for module in (
     server, publish, consume, questions, tree, looking, dead, orders, top, tap, storage, setup,
-    bench,
+    bench, chaos,
 ):  # fmt: skip
     module.register(app)
 
