@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from msg import sync as sync
     from msg.client import *  # noqa: F403
 
 
@@ -15,6 +16,10 @@ def __getattr__(name: str) -> Any:
     """
     if name.startswith("_"):
         raise AttributeError(name)
+    if name == "sync":
+        import msg.sync
+
+        return msg.sync
     import msg.client
 
     try:

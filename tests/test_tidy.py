@@ -23,7 +23,7 @@ FILES = sorted((ROOT / "msg").rglob("*.py"))
 PLAIN = {"errors", "core"}
 ALL = {"errors", "core", "protocol", "store", "config", "world", "actors"}
 ARROWS: dict[str, set[str]] = {
-    "__init__": {"client"},  # public names, imported when they are asked for
+    "__init__": {"client", "sync"},  # public names, imported when they are asked for
     "errors": set(),
     "core": {"errors"},
     "protocol": PLAIN,

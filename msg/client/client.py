@@ -45,7 +45,7 @@ from msg.client.publisher import (
     publish_one,
 )
 from msg.client.requests import INBOX_SUB, Requests
-from msg.client.subscription import Feed, Subscription, give_back
+from msg.client.subscription import Feed, Subscription, give_back, give_back_held
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -410,7 +410,8 @@ class Client:
                 if sub is not None and sub not in link.strays:
                     # once more, or a broker that believes in it would send for ever
                     link.strays[sub] = None
-                    link.write(wire.encode({"action": "unsubscribe", "sub": sub}))
+                    # (with an id: that it knows of none by now is no news to anybody)
+                    link.write(wire.encode({"action": "unsubscribe", "sub": sub, "id": "stray"}))
 
     def _answer(self, link: Link, frame: Any) -> None:
         kind = frame.__class__
@@ -767,11 +768,3 @@ def _why(error: Exception) -> str:
         number = cause.errno or 0  # negative: one of getaddrinfo's own
         return os.strerror(number) if number > 0 else cause.strerror
     return str(error) or "the broker did not answer in time"
-
-
-def give_back_held(messages: list[Message[Any]]) -> None:
-    """What was taken and not begun: at once to the next, and no attempt of theirs."""
-    for message in messages:
-        if message.held and message.tag is not None and message._origin is not None:
-            message._state = "nacked"
-            give_back(message._origin.link, [message.tag])

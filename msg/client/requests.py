@@ -11,6 +11,7 @@ from msg.client.bodies import decode_json
 from msg.client.errors import Disconnected, NoResponders, Refused
 from msg.client.link import Link, Origin
 from msg.client.message import Message
+from msg.client.subscription import give_back_held
 
 if TYPE_CHECKING:
     from msg.client.bodies import Decode
@@ -98,7 +99,7 @@ class Requests:
             await self._wait(get)
         except BaseException:
             get.abandoned = True
-            _return(get.messages)
+            give_back_held(get.messages)
             raise
         return get.messages
 
@@ -157,7 +158,7 @@ class Requests:
         if isinstance(ask, Get):
             self._forget(request_id)
             if ask.abandoned:
-                _return(ask.messages)
+                give_back_held(ask.messages)
         ask.settle(answer, error)
         return True
 
@@ -208,10 +209,3 @@ class Requests:
     def _forget(self, request_id: str) -> None:
         self._asks.pop(request_id, None)
         self.gets.pop(request_id, None)
-
-
-def _return(messages: list[Message[Any]]) -> None:
-    for message in messages:
-        if message.held and message.tag is not None and message._origin is not None:
-            message._state = "nacked"
-            message._origin.link.nack([message.tag], delay=0, count_attempt=False)

@@ -205,6 +205,14 @@ def give_back(link: Link, tags: list[int]) -> None:
     link.nack(tags, delay=0, count_attempt=False)
 
 
+def give_back_held(messages: list[Message[Any]]) -> None:
+    """What was taken and not begun: at once to the next, and no attempt of theirs."""
+    for message in messages:
+        if message.held and message.tag is not None and message._origin is not None:
+            message._state = "nacked"
+            give_back(message._origin.link, [message.tag])
+
+
 class Subscription(Generic[T]):
     """Iterate it: `async for message in subscription`. Several tasks may share one.
 

@@ -13,7 +13,7 @@ import anyio
 
 from msg.client.errors import Reject, Retry
 from msg.client.message import Message
-from msg.client.subscription import Subscription
+from msg.client.subscription import Subscription, give_back_held
 from msg.errors import BrokerError
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ class _Worker:
     async def _work(self) -> None:
         try:
             async for message in self.messages:
+                if self.stop.is_set():  # just now, and nothing new is to be begun
+                    give_back_held([message])
+                    break
                 await self._handle(message)
         except BrokerError as error:  # of the subscription: a handler's are dealt with
             self.failure = error

@@ -22,6 +22,7 @@ from msg.scenario.simnet import SimLink
 from msg.scenario.world import SimWorld
 
 if TYPE_CHECKING:
+    from msg.sync import Client as SyncClient
     from msg.world import World
 
 T = TypeVar("T")
@@ -56,6 +57,12 @@ class LocalBroker:
     def connect(self, **options: Any) -> Client:
         """A client of this broker: `async with msg_broker.connect() as client`."""
         return connect("msg://msg-broker.test", **{"dial": self.dial, **options})
+
+    def connect_sync(self, **options: Any) -> "SyncClient":
+        """A connected client for tests that are not async: `with msg_broker.connect_sync()`."""
+        import msg.sync
+
+        return msg.sync.connect("msg://msg-broker.test", **{"dial": self.dial, **options})
 
     def queue(self, name: str) -> QueueView:
         """What is in a queue (or in a group, `pattern@group`) at this moment."""

@@ -49,6 +49,12 @@ def both(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     return run
 
 
+async def until(true: Callable[[], object]) -> None:
+    """Until this is so; `both` bounds how long that may take."""
+    while not true():  # noqa: ASYNC110 - what it is about has no event
+        await anyio.sleep(0.001)  # a virtual clock may only go on while nothing runs
+
+
 class Wire(anyio.abc.ByteStream):
     """One end of a connection in memory, of any loop."""
 
