@@ -33,8 +33,9 @@ ARROWS: dict[str, set[str]] = {
     "actors": ALL | {"__init__"},  # the version, which is told to clients
     "show": PLAIN,
     "metrics": ALL,
+    "spans": ALL,
     "web": ALL | {"__init__", "metrics", "show"},
-    "daemon": ALL | {"__init__", "metrics", "web", "show"},
+    "daemon": ALL | {"__init__", "metrics", "spans", "web", "show"},
     "plain_client": {"errors"},
     # clients and what stands on them see the wire, never the actors
     "client": {"__init__", "errors", "core", "protocol"},

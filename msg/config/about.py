@@ -22,6 +22,7 @@ SETTINGS: Mapping[str, str] = {
     "log_level": "The least level that is logged.",
     "http": "Address of the web page, the metrics and the WebSocket; off for none.",
     "reports": "Directory of chaos reports that the web page lists; empty for none.",
+    "otel": "OpenTelemetry spans: of messages that carry a traceparent header, or of all.",
     "insecure": "Listen beyond this machine although nobody has to log in.",
     "drain_seconds": "How long a stop waits for the acks of what consumers hold.",
 }

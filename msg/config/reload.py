@@ -10,7 +10,7 @@ from msg.config.values import show_key, show_value
 T = TypeVar("T")
 
 RESTART = frozenset(
-    {"host", "port", "port_file", "data_dir", "log_format", "http", "reports", "insecure"}
+    {"host", "port", "port_file", "data_dir", "log_format", "http", "otel", "reports", "insecure"}
     | {"limits.disk_threads", "limits.segment_bytes"}
 )
 

@@ -69,6 +69,7 @@ class Settings:
     log_level: str = "info"
     http: str = "127.0.0.1:8889"  # address of the web page and metrics, or off
     reports: str = "reports"  # folder of scenario reports that the page shows
+    otel: str = "off"  # which messages have spans
     insecure: bool = False  # listen beyond this machine although nobody has to log in
     drain_seconds: float = 10.0  # a stop waits that long for acks
     limits: Limits = attrs.field(factory=Limits)

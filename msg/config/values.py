@@ -33,6 +33,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "overflow": ("reject", "block", "drop_oldest"),
     "log_format": ("auto", "text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
+    "otel": ("off", "headers", "all"),
 }
 AT_LEAST = {"frame_bytes": KIB, "segment_bytes": 64 * KIB,
             "connections": 1, "names": 1, "disk_threads": 1, "in_flight": 1, "errors_in_a_row": 1,

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import attrs
 import structlog
@@ -22,7 +22,7 @@ import trio
 
 from msg import __version__
 from msg.config import ConfigError, Settings, load, reload
-from msg.daemon import exits, page
+from msg.daemon import exits, page, tracing
 from msg.daemon.logs import Logs, configure
 from msg.daemon.process import (
     CannotCreate,
@@ -94,6 +94,7 @@ def serve(flags: Mapping[str, object], env: Mapping[str, str], sets: Sequence[st
     def read() -> Settings:
         settings = load(flags, env, sets)
         page.address_of(settings)
+        tracing.check(settings)
         if not settings.insecure and not is_loopback(settings.host):
             raise ConfigError([
                 f"{settings.origin('host')}: host {settings.host!r} can be reached from other "
@@ -176,6 +177,8 @@ class Daemon:
                 for listener in listeners:
                     at_end.callback(listener.socket.close)
                 self.broker = await nursery.start(self._run_broker, nursery.cancel_scope, world)
+                if self.settings.otel != "off":
+                    at_end.callback(tracing.start(cast("Any", self.broker), self.settings))
                 at_end.enter_context(port_file(self.settings.port_file, self._port()))
                 self._announce()
                 if address is not None and listeners:
