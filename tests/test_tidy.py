@@ -61,7 +61,7 @@ TRIO = {"actors", "client", "sync", "scenario", "daemon", "cli", "web", "world",
 # clock, randomness, disk and ids come through a seam; these are the seams, and the outer
 # programs, which run in the real world only
 SEAMS = {"bench", "world", "daemon", "cli", "plain_client", "client", "sync", "config"}
-SEAM_FILES = {"msg/store/disk.py"}
+SEAM_FILES = {"msg/store/disk.py", "msg/scenario/engine_process.py", "msg/scenario/child.py"}
 GUARDED_MODULES = {"time", "random", "uuid", "secrets", "datetime"}
 GUARDED_CALLS = {"open"}
 PURE_USES = {  # module -> what may be taken of it: no clock in it

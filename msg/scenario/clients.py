@@ -135,21 +135,23 @@ class Actor:
         session = self.session = Session(stream, reads=self.spec.reads)
         self.note("connected")
         self.stage.fresh(self.spec, self.name)
-        with session.scope:
-            async with trio.open_nursery() as nursery:
-                if self.spec.reads:
-                    nursery.start_soon(self._read, session, nursery)
-                else:
-                    nursery.start_soon(trio.sleep_forever)
-                await self._greet(session)
-                for role in self.roles:
-                    nursery.start_soon(role.serve, session)
-        self.session = None
-        for role in self.roles:
-            role.lost()
-        self.note("lost")
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)
+        try:
+            with session.scope:
+                async with trio.open_nursery() as nursery:
+                    if self.spec.reads:
+                        nursery.start_soon(self._read, session, nursery)
+                    else:
+                        nursery.start_soon(trio.sleep_forever)
+                    await self._greet(session)
+                    for role in self.roles:
+                        nursery.start_soon(role.serve, session)
+            self.session = None
+            for role in self.roles:
+                role.lost()
+            self.note("lost")
+        finally:  # also when the play is over: what it holds is there for the last look
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
 
     async def _greet(self, session: Session) -> None:
         wants_inbox = any(isinstance(role, Requester) for role in self.roles)

@@ -12,25 +12,19 @@ from typing import Any
 import attrs
 import trio
 
-from msg.actors import directory as directories
-from msg.actors import topic as topics
 from msg.actors.broker import Broker, run_broker
-from msg.actors.queue import Ask
-from msg.actors.reply import Reply
 from msg.config import Settings
 from msg.daemon import exits
 from msg.errors import StoreFailed, StoreLocked, StoreUnreadable
 from msg.scenario import model
+from msg.scenario.books import ledger_of
+from msg.scenario.bugs import put_bug
 from msg.scenario.damage import flipped, last_segment, torn
 from msg.scenario.journal import Journal
 from msg.scenario.model import Scenario
 from msg.scenario.simnet import SimLink
 from msg.scenario.world import SimWorld
 from msg.store.simdisk import PowerCut
-
-
-class Bug(RuntimeError):
-    """Put in by a scenario."""
 
 
 @attrs.define(eq=False)
@@ -202,7 +196,8 @@ class SimEngine:
                 if self._down:
                     await self.start()
             case model.CrashActor(actor=actor):
-                self._crash(actor)
+                if self.broker is not None:
+                    put_bug(self.broker, actor)
             case model.FreezeBroker(for_=span):
                 self.world.clock.jump(span.pick(self.rng))
             case model.ClockJump(by=by):
@@ -262,36 +257,6 @@ class SimEngine:
         disk.put(path, changed)
         self.journal.note("fault", "flipped", file=path, offset=at)
 
-    def _crash(self, actor: str) -> None:
-        """Put a bug into one actor: it fails at the next thing that it does."""
-        broker = self.broker
-        if broker is None:
-            return
-        kind, _, name = actor.partition(" ")
-
-        def fail(*_: object) -> Any:
-            raise Bug(f"a bug in {actor}")
-
-        boom: Any = fail
-
-        match kind:
-            case "queue":
-                queue = broker.directory.queues.get(name)
-                if queue is not None:
-                    queue.post(Ask(boom, Reply()))
-            case "topic":
-                topic = broker.directory.topics.get(name)
-                if topic is not None:
-                    topic.post(topics.Ask(boom, Reply()))
-            case "connection":
-                for connection in broker.connections.open.values():
-                    if connection.peer == name:
-                        connection.session.handle = boom  # type: ignore[method-assign]
-            case "directory":
-                broker.directory.mailbox.post(directories.Ended("queues", _Broken(boom)))  # type: ignore[arg-type]
-            case "store":
-                broker.storekeeper.commits.post(_Broken(boom))  # type: ignore[arg-type]
-
     async def heal(self) -> None:
         disk = self.world.disk
         disk.make_room()
@@ -309,16 +274,6 @@ class SimEngine:
         return self.watch.problems
 
 
-class _Broken:
-    """A mail that cannot be read."""
-
-    def __init__(self, boom: Any) -> None:
-        self._boom = boom
-
-    def __getattr__(self, name: str) -> Any:
-        return self._boom()
-
-
 class Watch(trio.abc.Instrument):
     """After every step of a queue's actor: do its books balance?
 
@@ -333,13 +288,9 @@ class Watch(trio.abc.Instrument):
         self.checks = 0
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if not task.name.startswith("queue ") or self.engine is None:
+        if self.engine is None:
             return
-        broker = self.engine.broker
-        queue = broker.directory.queues.get(task.name[6:]) if broker is not None else None
-        if queue is None or queue.actor is None or queue.actor.estate.turn:
-            return  # a turn that failed is done anew by the next incarnation
-        ledger = getattr(queue.actor, "ledger", None)
+        ledger = ledger_of(self.engine.broker, task)
         if ledger is None:
             return
         self.checks += 1

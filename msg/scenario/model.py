@@ -334,7 +334,6 @@ KIND_OF = {cls: kind for kind, cls in KINDS.items()}
 
 # faults that no real process can be made to have from outside, and why
 IMPOSSIBLE_ON_PROCESS: dict[str, str] = {
-    "crash_actor": "a bug cannot be put into a running broker from outside",
     "power_cut": "the page cache outlives any process: only a simulated disk forgets",
 }
 

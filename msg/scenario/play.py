@@ -127,6 +127,7 @@ class Play:
     bodies: dict[str, Any] = attrs.field(factory=dict)
     actors: list[Actor] = attrs.field(factory=list)
     tree: list[dict[str, Any]] = attrs.field(factory=list)  # when the clients left
+    begun: float = 0.0  # when the clients came
 
     def stream(self, purpose: str) -> random.Random:
         return random.Random(f"{self.seed}/{purpose}")
@@ -155,6 +156,7 @@ class Play:
         self.journal.watch = tally.hear
         engine = self.engine
         await engine.start()
+        self.begun = self.journal.clock()
         async with trio.open_nursery() as nursery:
             for spec, name in cast(self.scenario.client):
                 actor = Actor(spec, name, self)
@@ -178,6 +180,7 @@ class Play:
         expect, clock = self.scenario.expect, self.journal.clock
         patience = expect.drained_within or PATIENCE_S
         calm = clock()  # since when no fault strikes any more
+        until = self.begun + self.scenario.lasts
         wait = self.engine.poll_s
         gone = expect.lost.high + (expect.dead.high if expect.dead else 0)
         while True:
@@ -185,10 +188,10 @@ class Play:
             drained = published and (not tally.waiting or self._left_is_fine(tally))
             if not drained and published and 0 < len(tally.waiting) <= gone:
                 drained = await self._rest_is_gone(len(tally.waiting))
-            if (drained or not self.engine.up) and clock() >= self.scenario.lasts:
+            if (drained or not self.engine.up) and clock() >= until:
                 self.journal.note("play", "drained" if drained else "no broker")
                 return
-            if clock() > max(calm, tally.last_publish, self.scenario.lasts) + patience:
+            if clock() > max(calm, tally.last_publish, until) + patience:
                 self.journal.note(
                     "play", "not drained",
                     waiting=len(tally.waiting),
@@ -196,7 +199,7 @@ class Play:
                 )  # fmt: skip
                 return
             await trio.sleep(wait)
-            wait = min(wait * 1.5, 1.0)
+            wait = min(wait * 1.5, 100 * self.engine.poll_s)
 
     def _left_is_fine(self, tally: Tally) -> bool:
         """Where messages are to be left over, their number need not become 0."""

@@ -6,11 +6,13 @@ import attrs
 import trio
 
 from msg.scenario.checker import Violation, judge
+from msg.scenario.engine_process import process_engine
 from msg.scenario.engine_sim import SimEngine, Watch
 from msg.scenario.journal import Event, Journal
 from msg.scenario.model import Scenario
 from msg.scenario.onlooker import Onlooker
 from msg.scenario.play import Play
+from msg.scenario.volume import CannotHurt
 from msg.scenario.world import SimWorld, run_simulated
 
 
@@ -64,3 +66,28 @@ def run_sim(
         )  # fmt: skip
 
     return run_simulated(main, chosen, instruments=[watch, onlooker])
+
+
+def run_process(scenario: Scenario, seed: int | None = None) -> Outcome:
+    """Run on the process engine: real processes, sockets and files, in real time.
+
+    Raises CannotHurt when this machine does not let us do what the scenario asks for. A seed
+    decides what goes wrong and when, but no two runs are the same.
+    """
+    chosen = scenario.seed if seed is None else seed
+    if "process" in scenario.not_on:
+        raise CannotHurt(scenario.not_on["process"])
+
+    async def main() -> Outcome:
+        begun = trio.current_time()
+        journal = Journal(lambda: trio.current_time() - begun)
+        async with process_engine(scenario, chosen, journal) as engine:
+            play = Play(scenario, chosen, engine, journal)
+            await play.run()
+            violations = judge(scenario, journal.events, engine.problems())
+            return Outcome(
+                scenario, "process", chosen, journal.hash, journal.events, violations,
+                play.tree, engine.errors,
+            )  # fmt: skip
+
+    return trio.run(main)
