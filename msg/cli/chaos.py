@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from msg.cli.common import (
+    URL,
     AsJson,
     Failed,
+    Url,
     UsageError,
     command,
     on_terminal,
@@ -40,6 +42,14 @@ class Engine(StrEnum):
 
     SIM = "sim"
     PROCESS = "process"
+
+
+class Bodies(StrEnum):
+    """What `--bodies` takes."""
+
+    HASH = "hash"
+    CUT = "cut"
+    KEEP = "keep"
 
 
 Paths = Annotated[
@@ -76,6 +86,22 @@ def chaos(
         int | None, typer.Option("--jobs", "-j", min=1, help="Processes side by side."
                                  " Simulated: one for each core.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of running anything: stand"
+                                  " before a real broker, and write what its clients say as a"
+                                  " scenario that replays it.")
+    ] = None,
+    bodies: Annotated[
+        Bodies, typer.Option(help="What is recorded of message bodies.")
+    ] = Bodies.HASH,
+    listen: Annotated[
+        str, typer.Option(metavar="[HOST:]PORT", help="Where to record; 0 picks a free port.")
+    ] = "0",
+    seconds: Annotated[
+        float | None, typer.Option("--for", min=0, metavar="SECONDS", help="Record so long,"
+                                   " not until Ctrl-C.")
+    ] = None,
+    url: Url = URL,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Replay fault scenarios: clients, load, faults at times, and what must hold.
@@ -84,6 +110,13 @@ def chaos(
     report (a picture, the tree of actors, the timeline) and a shrunk scenario. Exit 0 only
     if all hold.
     """
+    if record is not None:
+        if paths:
+            raise UsageError("--record runs no scenarios: leave the paths out")
+        from msg.cli.chaos_record import record_to
+
+        record_to(record, url, listen, bodies.value, seconds)
+        return
     from msg.cli.chaos_runs import Job, cores, run_jobs
 
     scenarios = read_all(paths or [Path(FOLDER)])

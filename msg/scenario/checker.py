@@ -176,7 +176,8 @@ def gather(scenario: Scenario, events: Sequence[Event]) -> Evidence:
                     continue
                 e.publications[what["key"]] = Publication(
                     what["key"], what["to"], lane, at, len(e.publications),
-                    durability=what.get("durability", ""), delay=what.get("delay", 0.0),
+                    durability=what.get("durability") or _weaker(scenario, what["to"]),
+                    delay=what.get("delay", 0.0),
                     ttl="ttl" in what, priority=what.get("priority", 4),
                 )  # fmt: skip
             case "acked":
@@ -247,6 +248,14 @@ def gather(scenario: Scenario, events: Sequence[Event]) -> Evidence:
     for one in e.listening:
         one.until = min(one.until, e.over)
     return e
+
+
+def _weaker(scenario: Scenario, to: str) -> str:
+    """The durability of a publish that names none, where its queue promises less than all."""
+    if scenario.broker is None or not to.startswith("queue "):
+        return ""
+    durability: str = scenario.broker.queue(to[6:]).durability
+    return "" if durability == "stored" else durability
 
 
 def _patterns(scenario: Scenario) -> dict[tuple[str, str], str]:

@@ -11,7 +11,7 @@ known again wherever it turns up, whatever the broker says of it.
 import random
 from base64 import b64decode
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 READ_BYTES = 1 << 16
+PARROT_WAITS_S = 10.0  # for the delivery that it answered when it was recorded
+PROMISES = ("durability", "delay", "ttl", "priority")  # of a publish: what the checker goes by
 Frame = dict[str, Any]
 SHOWN = ("topic", "group", "sub", "id", "message_id", "count", "failed", "reason", "code")
 
@@ -35,6 +37,7 @@ class Stage(Protocol):
 
     journal: Journal
     bodies: dict[str, Any]  # of all that was ever published, by key
+    inboxes: dict[str, str]  # of those that said hello, by name
 
     def stream(self, purpose: str) -> random.Random:
         """A source of chance for one purpose."""
@@ -201,7 +204,7 @@ class Actor:
         elif kind == "ping":
             await session.say({"action": "pong"})
         elif kind == "hello":
-            self.inbox = frame.get("inbox", "")
+            self.inbox = self.stage.inboxes[self.name] = frame.get("inbox", "")
             for role in self.roles:
                 await role.greeted(session)
         elif kind == "error":
@@ -372,11 +375,7 @@ class Publisher(Role):
 
     async def _send(self, item: Item, session: Session) -> None:
         item.sent += 1
-        what: Frame = {
-            name: item.frame[name]
-            for name in ("durability", "delay", "ttl", "priority")
-            if name in item.frame
-        }
+        what: Frame = {name: item.frame[name] for name in PROMISES if name in item.frame}
         if item.sent > 1:
             what["times"] = item.sent
         self.note("publish", key=item.key, to=self.to, **what)
@@ -630,12 +629,19 @@ class Responder(Role):
 
 
 class Parrot(Role):
-    """Says what a recorded client said, at its times."""
+    """Says what a recorded client said, at its times.
+
+    An answer to a delivery waits for that delivery. `{inbox NAME}` is another client's inbox.
+    """
 
     def __init__(self, actor: Actor, lines: tuple[Say, ...]) -> None:
         super().__init__(actor)
         self.lines = lines
         self.done = 0
+        self.held: dict[int, tuple[str, str]] = {}  # tag -> key, source
+        self.asked: dict[str, str] = {}  # id of a publish -> key
+        self.sources: dict[str, str] = {}  # sub or group -> source
+        self._poke = trio.Event()
 
     @property
     def finished(self) -> bool:  # type: ignore[override]
@@ -654,31 +660,101 @@ class Parrot(Role):
                 self.actor.leaving = True
                 await session.stream.send_eof()
             else:
-                await session.say_bytes(self._bytes(line))
+                await session.say_bytes(await self._bytes(line))
 
-    def _bytes(self, line: Say) -> bytes:
-        if line.frame is None:
-            return b64decode(line.base64) if line.base64 else (line.text or "").encode()
-        frame = line.frame
-        if frame.get("action") == "publish" and "message_id" in frame:
-            key = str(frame["message_id"])
-            self.actor.stage.bodies[key] = frame.get("message")
-            mode = "queue" if frame.get("mode") == "queue" else "topic"
-            self.note("publish", key=key, to=f"{mode} {frame.get('topic')}")
+    async def _bytes(self, line: Say) -> bytes:
+        if line.base64:
+            return b64decode(line.base64)
+        frame = line.frame if line.frame is not None else _frame_in(line.text or "")
+        if frame is None:
+            self.note("say", text=line.text)
+            return (line.text or "").encode()
+        frame = _filled_in(frame, self.actor.stage.inboxes)
+        action = frame.get("action", frame.get("type"))
+        if action == "publish":
+            self._publish(frame)
+        elif action in ("ack", "nack"):
+            await self._settle(frame, str(action))
         else:
             self.note("say", frame=frame)
+            if action == "subscribe" and "topic" in frame:
+                name = str(frame.get("sub") or frame.get("group") or frame["topic"])
+                self.sources[name] = _source(frame)
         return _encode(frame) + b"\n"
 
-    async def heard(self, frame: Frame, session: Session) -> None:
+    def _publish(self, frame: Frame) -> None:
+        body = frame.get("message")
+        key = str(frame.get("message_id") or (body.get("k") if isinstance(body, dict) else ""))
+        if not key:
+            self.note("say", frame=frame)
+            return
+        self.actor.stage.bodies.setdefault(key, body)
+        if "id" in frame:
+            self.asked[str(frame["id"])] = key
+        what = {name: frame[name] for name in PROMISES if name in frame}
         mode = "queue" if frame.get("mode") == "queue" else "topic"
-        self.actor.received(frame, "", f"{mode} {frame.get('topic')}")
+        self.note("publish", key=key, to=f"{mode} {frame.get('topic')}", **what)
+
+    async def _settle(self, frame: Frame, action: str) -> None:
+        tags = frame.get("tags") or [frame["tag"]] if "tag" in frame or "tags" in frame else []
+        with trio.move_on_after(PARROT_WAITS_S):
+            while not all(tag in self.held for tag in tags):
+                self._poke = trio.Event()
+                await self._poke.wait()
+        ids = frame.get("message_ids") or [frame.get("message_id")]
+        tags += [tag for tag, (key, _) in self.held.items() if key in ids and tag not in tags]
+        how = "reject" if action == "nack" and frame.get("requeue") is False else action
+        for tag in tags:
+            if tag in self.held:
+                key, source = self.held[tag]
+                self.note("settle", how=how, key=key, **{"from": source}, tag=tag)
+
+    async def heard(self, frame: Frame, session: Session) -> None:
+        known = self.sources.get(frame.get("sub") or frame.get("group") or frame["topic"])
+        source = known or _source(frame)
+        key = self.actor.received(frame, frame.get("sub", ""), source)
+        if "tag" in frame:
+            self.held[frame["tag"]] = key, source
+            self._poke.set()
+        elif not source.startswith("topic "):  # acked by being sent
+            self.note("settle", how="ack", key=key, **{"from": source}, tag=0)
 
     def answered(self, frame: Frame) -> bool:
         key = frame.get("message_id", "")
-        if frame["type"] == "ack" and key in self.actor.stage.bodies:
-            self.note("acked", key=key)
-            return True
-        return False
+        if key not in self.actor.stage.bodies:
+            key = self.asked.get(frame.get("id", ""), "")
+        if not key:
+            return False
+        if frame["type"] == "ack":
+            what = {"duplicate": True} if frame.get("duplicate") else {}
+            self.note("acked", key=key, **what)
+        elif frame["type"] == "error":
+            self.note("refused", key=key, code=frame.get("code"))
+        return True
+
+
+def _frame_in(text: str) -> Frame | None:
+    """The frame that this text is, if it is one."""
+    try:
+        frame = _decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return frame if isinstance(frame, dict) else None
+
+
+def _filled_in(value: Any, inboxes: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _filled_in(inner, inboxes) for key, inner in value.items()}
+    if isinstance(value, str) and value.startswith("{inbox "):
+        name, _, rest = value.removeprefix("{inbox ").partition("}")
+        return inboxes.get(name, f"nowhere.{name}") + rest
+    return value
+
+
+def _source(frame: Frame) -> str:
+    if frame.get("group"):
+        return f"group {frame['topic']}@{frame['group']}"
+    return f"{'queue' if frame.get('mode') == 'queue' else 'topic'} {frame['topic']}"
 
 
 def cast(clients: tuple[Client, ...]) -> Iterator[tuple[Client, str]]:

@@ -125,6 +125,7 @@ class Play:
     engine: Engine
     journal: Journal
     bodies: dict[str, Any] = attrs.field(factory=dict)
+    inboxes: dict[str, str] = attrs.field(factory=dict)
     actors: list[Actor] = attrs.field(factory=list)
     tree: list[dict[str, Any]] = attrs.field(factory=list)  # when the clients left
     begun: float = 0.0  # when the clients came
