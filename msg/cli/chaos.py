@@ -137,8 +137,11 @@ def chaos(
     results: list[Result] = []
     with progress(len(wanted), as_json=as_json) as (advance, tell):
         for result in run_jobs(wanted, processes, tell):
-            results.append(result)
             advance(result)
+            if result.cannot:
+                skipped.append((result.name, result.cannot))
+                continue
+            results.append(result)
             if seeds > 1 and not result.holds:
                 break  # what was begun ends, and nothing more begins
     took = time.perf_counter() - begun

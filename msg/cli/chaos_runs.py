@@ -20,6 +20,7 @@ from msg.scenario.findings import Report, by_rank, chief
 from msg.scenario.reading import read_scenario
 from msg.scenario.report import write_report
 from msg.scenario.shrink import Shrunk, shrink
+from msg.scenario.volume import CannotHurt
 
 AHEAD = 4  # runs that wait for each process: few, so that a failure stops soon
 
@@ -49,6 +50,7 @@ class Result:
     took: float  # seconds here
     report: str = ""
     shrunk_to: int | None = None  # events
+    cannot: str = ""  # why this machine cannot do what it asks for
 
     @property
     def holds(self) -> bool:
@@ -65,7 +67,11 @@ def run_job(job: Job, tell: Callable[[Shrunk], None] = lambda _: None) -> Result
     """Run it, and write its report if it is to have one."""
     scenario = read_scenario(job.path)
     begun = time.perf_counter()
-    outcome = runner_of(job.engine)(scenario, job.seed)
+    runner = run.run_process if job.engine == "process" else run.run_sim
+    try:
+        outcome = runner(scenario, job.seed)
+    except CannotHurt as error:
+        return Result(job, scenario.name, [], "", 0, 0.0, 0.0, cannot=str(error))
     took = time.perf_counter() - begun
     report, small = "", None
     if job.report and (job.report_anyway or not outcome.holds):
@@ -78,11 +84,6 @@ def run_job(job: Job, tell: Callable[[Shrunk], None] = lambda _: None) -> Result
         outcome.hash, len(outcome.events), outcome.events[-1].at if outcome.events else 0.0, took,
         report, None if small is None else len(small.outcome.events),
     )  # fmt: skip
-
-
-def runner_of(engine: str) -> Callable[..., run.Outcome]:
-    runner: Callable[..., run.Outcome] = getattr(run, f"run_{engine}")
-    return runner
 
 
 def _write(

@@ -120,3 +120,24 @@ def test_a_bar_shows_how_far_it_is(monkeypatch):
     assert "split-bytes" in shown
     assert "1/2" in shown
     assert "runs/s" in shown
+
+
+@pytest.mark.process
+def test_a_real_broker_is_one_engine_of_two(cli):
+    told = json.loads(cli("chaos", QUICK, "--engine", "process", "--json").out)
+    assert told["holds"] is True
+    assert told["runs"][0]["engine"] == "process"
+    assert told["runs"][0]["replay"].endswith("--engine process")
+
+
+def test_what_this_machine_cannot_do_is_no_failure(cli, monkeypatch):
+    from msg.scenario import run
+    from msg.scenario.volume import CannotHurt
+
+    def cannot(*_):
+        raise CannotHurt("only root may mount")
+
+    monkeypatch.setattr(run, "run_process", cannot)
+    result = cli("chaos", QUICK, "--engine", "process")
+    assert result.code == 0
+    assert "split-bytes is not on this engine: only root may mount" in result.out

@@ -160,3 +160,15 @@ def test_a_run_that_never_ends_is_ended(monkeypatch):
     monkeypatch.setattr(Play, "run", spin)
     outcome = run_sim(read_scenario(SCENARIOS / "consumer-crash.toml"))
     assert any("something spins" in str(violation) for violation in outcome.violations)
+
+
+def test_a_run_on_a_real_broker_is_told_without_a_hash(tmp_path):
+    scenario = read_scenario(SCENARIOS / "consumer-crash.toml")
+    violation = Violation("lost", "it is gone", 1.0)
+    outcome = Outcome(scenario, "process", 7, "abc", [], [violation], [], [OSError("disk")])
+    write_report(Report(outcome, document("consumer-crash")), tmp_path)
+    told = (tmp_path / "summary.txt").read_text("utf-8")
+    assert "DOES NOT HOLD on the process engine with seed 7" in told
+    assert "trio-msg chaos scenario.toml --engine process" in told
+    assert "abc" not in told
+    assert "OSError: disk" in (tmp_path / "report.html").read_text("utf-8")
