@@ -66,7 +66,7 @@ def _actor(broker: "Broker", queue: "Queue") -> Iterator[Cause]:
         yield Cause(
             "stuck", "takes_no_mail",
             f"Its actor has not taken its mail for {seconds(now - stuck)}:"
-            f" {count(queue.mailbox.depth, 'item')} wait there.",
+            f" {count(queue.mailbox.depth, 'item waits', 'items wait')} there.",
             "`trio-msg tree --stacks` shows where it stands; that is a bug to report.",
         )  # fmt: skip
     elif restarts.count:
@@ -83,7 +83,8 @@ def _stopped(queue: "Queue", ledger: "QueueLedger") -> Iterator[Cause]:
         waiting = ledger.states()["ready"]
         yield Cause(
             "stuck" if waiting else "note", "paused",
-            f"It is paused: nothing is handed out, {count(waiting, 'message')} wait.",
+            "It is paused: nothing is handed out,"
+            f" {count(waiting, 'message waits', 'messages wait')}.",
             f"`trio-msg resume {queue.name}`",
         )  # fmt: skip
     if ledger.draining:
@@ -106,7 +107,7 @@ def _store(broker: "Broker", queue: "Queue") -> Iterator[Cause]:
             yield Cause(
                 "stuck", "disk_slow",
                 f"The disk has not finished a commit of this queue for {seconds(took)};"
-                f" {count(n, 'publish', 'publishes')} wait for it unanswered.",
+                f" {count(n, 'publish waits', 'publishes wait')} for it unanswered.",
                 "Look at the disk (iostat -x 1, dmesg); `trio-msg tree` shows who else waits.",
             )  # fmt: skip
     if broker.storekeeper.disk_full:
@@ -134,7 +135,7 @@ def _consumers(broker: "Broker", queue: "Queue", ledger: "QueueLedger") -> Itera
             return
         yield Cause(
             "stuck" if ready else "note", "no_consumers",
-            f"No consumer is attached; {count(ready, 'message')} wait."
+            f"No consumer is attached; {count(ready, 'message waits', 'messages wait')}."
             if ready else "No consumer is attached, and nothing waits.",
             f"Start one: `trio-msg work {queue.name} -- COMMAND`, or look at why yours does not"
             " connect." if ready else "",
@@ -173,7 +174,7 @@ def _consumers(broker: "Broker", queue: "Queue", ledger: "QueueLedger") -> Itera
         yield Cause(
             "slow", "at_prefetch",
             f"{every} at the prefetch: {count(held, 'message')} held unsettled,"
-            f" {count(ready, 'message')} wait.",
+            f" {count(ready, 'message waits', 'messages wait')}.",
             "Add consumers, raise their prefetch, or see what the longest held one is doing:"
             f" `trio-msg held {queue.name}`",
         )  # fmt: skip
@@ -234,7 +235,8 @@ def _limits(broker: "Broker", queue: "Queue", ledger: "QueueLedger") -> Iterator
     if which:
         does = {
             "reject": f"publishes are refused, {ledger.counts.rejected:,} so far",
-            "block": f"publishes wait, {waiting:,} now, and are refused after 30 s",
+            "block": f"publishes wait, {waiting:,} now, and are refused after"
+            f" {seconds(broker.context.settings.limits.parked_seconds)}",
             "drop_oldest": f"the oldest are dropped, {ledger.counts.dropped:,} so far",
         }[settings.overflow]
         dead = f", {gauge.messages:,} of them dead letters" if gauge.messages else ""

@@ -2,24 +2,17 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 
 import pytest
 
 from msg.plain_client import PlainClient
+from tests.docs.snippets import need
 from tests.docs.transcripts import DOCS
 from tests.e2e.process import ENV, SECONDS, Broker
 
 pytestmark = pytest.mark.process
-
-
-def need(*programs):
-    missing = [name for name in programs if shutil.which(name) is None]
-    if missing and not os.environ.get("CI"):
-        pytest.skip(f"needs {', '.join(missing)}")
-    assert not missing, f".ci/run has to install {missing}"
 
 
 @pytest.fixture(scope="module")

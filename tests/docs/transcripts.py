@@ -20,13 +20,16 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 import trio.testing
 
-from tests.actors.cable import End
 from tests.actors.kit import Running, running, settings, settled
+
+if TYPE_CHECKING:
+    from tests.actors.cable import End
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 BLOCK = re.compile(r"(?<=^```transcript\n)(.*?)(?=^```$)", re.M | re.S)
@@ -76,7 +79,7 @@ class Talk:
 
     async def send(self, who: str, line: str) -> None:
         if who not in self._ends:
-            self._ends[who] = end = self._broker.client().end
+            self._ends[who] = self._broker.client().end
         await self._ends[who].send_all(line.encode() + b"\n")
         await self._quiet()
 
@@ -165,7 +168,7 @@ async def play(block: Block) -> str:
 
 
 def differs(told: str, came: str) -> str:
-    """"" where the document tells what came, else the first line that it does not."""
+    """ "" where the document tells what came, else the first line that it does not."""
     pairs = zip(told.splitlines(), came.splitlines(), strict=False)
     for number, (line, real) in enumerate(pairs, 1):
         if "…" in line:
