@@ -177,6 +177,8 @@ class Client:
         self._connected = anyio.Event()
         self._tried = anyio.Event()
         self._group = anyio.create_task_group()
+        # whoever cancels the program's block lets it say its last acks before the connection ends
+        self._shield = anyio.CancelScope(shield=True)
         await self._group.__aenter__()
         try:
             self._group.start_soon(self._keep_connected, name=f"msg client {self.options.name}")
@@ -184,6 +186,7 @@ class Client:
             if self._closed is not None:
                 raise self._closed.with_traceback(None)
         except BaseException:
+            self._shield.cancel()
             self._group.cancel_scope.cancel()
             await self._group.__aexit__(None, None, None)
             raise
@@ -197,6 +200,7 @@ class Client:
     ) -> None:
         await self._say_goodbye()
         self._end(Closed("this client was closed"))
+        self._shield.cancel()
         self._group.cancel_scope.cancel()
         # the body's own exception is not passed on: it would come back in a group
         await self._group.__aexit__(None, None, None)
@@ -212,6 +216,7 @@ class Client:
         for get in self._requests.gets.values():
             give_back_held(get.messages)
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
+            await self._requests.wait_for_abandoned()
             await link.flush()
             if not link.lost:
                 await link.end()
@@ -255,6 +260,10 @@ class Client:
     # -- connecting -------------------------------------------------------------------------
 
     async def _keep_connected(self) -> None:
+        with self._shield:
+            await self._connect_again_and_again()
+
+    async def _connect_again_and_again(self) -> None:
         options = self.options
         pause, begun = RECONNECT_MIN_S, anyio.current_time()
         while True:

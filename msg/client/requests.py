@@ -103,6 +103,15 @@ class Requests:
             raise
         return get.messages
 
+    async def wait_for_abandoned(self) -> None:
+        """Until cancelled `get`s are answered and given back, but for those that wait there.
+
+        The end of the connection would count it as an attempt of what is on its way.
+        """
+        for get in list(self.gets.values()):
+            if get.abandoned and not get.frame["wait"]:
+                await get.done.wait()
+
     async def _wait(self, ask: Ask) -> Frame:
         client = self._client
         client.raise_if_closed()
@@ -196,6 +205,7 @@ class Requests:
                 ask.messages.clear()  # the broker gives them out again
                 if ask.abandoned:
                     self._forget(request_id)
+                    ask.settle(None, Disconnected(reason))
             elif ask.frame["action"] not in REPEATABLE:
                 self._forget(request_id)
                 ask.settle(None, Disconnected(f"{ask.frame['action']} was not answered: {reason}"))

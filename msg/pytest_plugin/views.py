@@ -36,7 +36,7 @@ class Letter:
     attempt: int  # 1: it was never delivered
     headers: dict[str, str]
     attempts: tuple[Attempt, ...] = ()
-    died_of: str = ""  # the broker's word: "max_deliveries", "rejected", …
+    died_of: str = ""  # the broker's words: "3 failed attempts, the last: nack", …
 
     @property
     def reason(self) -> str:
