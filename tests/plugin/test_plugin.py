@@ -235,7 +235,7 @@ def test_a_broker_that_fails_fails_the_test(project):
             with msg_broker.connect_sync() as client:
                 client.send("jobs", 1)
             msg_broker._running.do(lambda broker: setattr(
-                broker.directory.queues["jobs"].actor.ledger, "leased", 2
+                broker.directory.queues["jobs"].actor.ledger.customers, "leased", 2
             ))
     """)
     result = run(project)
