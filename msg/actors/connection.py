@@ -11,6 +11,7 @@ All its clocks share the deadline of one scope around the reader: when it strike
 looks at what is overdue. So a read costs no scope of its own.
 """
 
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from msg.actors.context import Context
 
 READ_BYTES = 1 << 16
+READ_BYTES_MORE = 1 << 18  # after a read that was full: the larger, the fewer turns a message costs
 LINGER_S = 2.0  # after an error that closes: so long the client may take to read it
 FLUSH_S = 5.0
 CLOSED = "closed by the client"
@@ -52,15 +54,18 @@ class Connection:
         self.outbox = Outbox(limits.outbound_bytes, context.outbound, number)
         self.outbox.on_slow = self._slow
         self.session = Session(number, self.outbox, context, peer)
+        checks = Checks(prefetch_max=limits.in_flight)
         self.decoder = Decoder(
             limits.frame_bytes,
-            check=Checks(prefetch_max=limits.in_flight).check,
+            check=checks.check,
+            usual=checks.all_usual,
             errors_max=limits.errors_in_a_row,
         )
         self.limits = limits
         self.read_bytes = 0
         self.written_bytes = 0
         self._scope = trio.CancelScope()
+        self._deadline = inf  # of that scope, as we set it: asking trio costs a microsecond
         self._last_read = self.since
         self._last_write = self.since
         self._writing_since = inf
@@ -72,6 +77,7 @@ class Connection:
         self.task: trio.lowlevel.Task | None = None  # the reader's, for dumps
         self._fault: Exception | None = None
         self._sent = 0  # bytes of the write under way that the kernel has
+        self._more_to_read = False  # the last read took all that it may: there is more
 
     async def run(self) -> str:
         """Serve the client until the end. Returns why it ended; a bug passes through."""
@@ -117,30 +123,30 @@ class Connection:
     async def _read_all(self) -> str:
         while True:
             with trio.CancelScope() as self._scope:
+                self._deadline = inf
                 self._open_to_check_ups()
                 return await self._read_on()
             if self._check_up():
                 return await self._refuse_to_go_on()
 
     async def _read_on(self) -> str:
-        stream, decoder, session, outbox = self.stream, self.decoder, self.session, self.outbox
-        world = self.context.world
+        decoder, session, outbox = self.decoder, self.session, self.outbox
+        world, receive = self.context.world, self._receiver()
         answers_max = self.limits.answer_bytes
         while True:
             if outbox.answer_bytes > answers_max:
                 await self._until_read()
-            data = await stream.receive_some(READ_BYTES)
+            data = await receive()
             if not data:
                 return await self._end_of_input()
             self.read_bytes += len(data)
             self._last_read = world.now()
             self._pings = 0
-            items = decoder.feed(bytes(data))
+            items = decoder.feed(data)
             if items:
                 # no check-up may cancel this in the middle: a read is done whole
                 self._interruptible = False
-                if self._scope.deadline != inf:
-                    self._scope.deadline = inf
+                self._strike_at(inf)
                 await session.handle(items, len(data))
             if decoder.closed:
                 return await self._refuse_to_go_on()
@@ -149,9 +155,11 @@ class Connection:
 
     def _open_to_check_ups(self) -> None:
         self._interruptible = True
-        due = self._due()
-        if due != self._scope.deadline:
-            self._scope.deadline = due
+        self._strike_at(self._due())
+
+    def _strike_at(self, due: float) -> None:
+        if due != self._deadline:
+            self._deadline = self._scope.deadline = due
 
     def _watch(self) -> None:
         """Set the clock for what is open after this read."""
@@ -252,10 +260,7 @@ class Connection:
             parts, ports = outbox.take()
             if outbox.closed:
                 return
-            self._writing_since = world.now()
             data = parts[0] if len(parts) == 1 else b"".join(parts)
-            if self._interruptible and self._stall_due() < self._scope.deadline:
-                self._scope.deadline = self._stall_due()
             self._sent = len(data)  # a stream that does not tell may have passed on all of it
             try:
                 await send(data)
@@ -264,10 +269,53 @@ class Connection:
                 raise
             self.written_bytes += len(data)
             self._writing_since = inf
+            now = world.now()
             for port in ports:
-                port.wrote()
+                port.wrote(now)
             if self._drained is not None:
                 self._drained.set()
+            if not outbox.empty:
+                await trio.lowlevel.checkpoint()  # a write that does not block is none
+
+    def _may_block(self) -> None:
+        """A write waits for the client: from now on it may stall."""
+        self._writing_since = self.context.world.now()
+        if self._interruptible and self._stall_due() < self._deadline:
+            self._strike_at(self._stall_due())
+
+    # -- the stream -------------------------------------------------------------------------
+    #
+    # On a socket it is the two system calls and nothing else: trio's own methods try a read
+    # that fails before they wait, and cost as much as the calls themselves.
+
+    def _receiver(self) -> Callable[[], Awaitable[bytes]]:
+        if isinstance(self.stream, trio.SocketStream):
+            return self._receive_from_socket
+        return self._receive_from_stream
+
+    async def _receive_from_stream(self) -> bytes:
+        return bytes(await self.stream.receive_some(READ_BYTES))
+
+    async def _receive_from_socket(self) -> bytes:
+        """A short read has emptied the socket, so the next one waits first."""
+        assert isinstance(self.stream, trio.SocketStream)
+        fd = self.stream.socket.fileno()
+        size = READ_BYTES
+        if self._more_to_read:
+            size = READ_BYTES_MORE
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(fd)
+        while True:
+            try:
+                data = os.read(fd, size)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(fd)
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(error.strerror or str(error)) from error
+            self._more_to_read = len(data) >= READ_BYTES
+            return data
 
     def _sender(self) -> Callable[[bytes], Awaitable[None]]:
         if isinstance(self.stream, trio.SocketStream):
@@ -275,24 +323,35 @@ class Connection:
         return self._send_to_stream
 
     async def _send_to_stream(self, data: bytes) -> None:
+        self._may_block()
         await self.stream.send_all(data)
         self._last_write = self.context.world.now()
 
     async def _send_to_socket(self, data: bytes) -> None:
-        """As `send_all`, but it notes each time that the client took something."""
+        """It notes each time that the client took something."""
         assert isinstance(self.stream, trio.SocketStream)
-        send = self.stream.socket.send
+        fd = self.stream.socket.fileno()
+        self._sent = 0
         try:
-            self._sent = 0
-            self._sent = await send(data)
-            if self._sent < len(data):
-                with memoryview(data) as view:
-                    while self._sent < len(data):
-                        self._last_write = self.context.world.now()
-                        self._sent += await send(view[self._sent :])
+            self._sent = _write_some(fd, data)
+            if self._sent == len(data):
+                return
+            self._may_block()
+            with memoryview(data) as view:
+                while self._sent < len(data):
+                    await trio.lowlevel.wait_writable(fd)
+                    self._sent += _write_some(fd, view[self._sent :])
+                    self._last_write = self.context.world.now()
         except OSError as error:
             raise trio.BrokenResourceError(error.strerror or str(error)) from error
-        self._last_write = self.context.world.now()
+
+
+def _write_some(fd: int, data: bytes | memoryview) -> int:
+    """How much of it the kernel takes without waiting."""
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

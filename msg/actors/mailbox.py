@@ -27,6 +27,7 @@ class Mailbox(Generic[T]):
         self.room = room  # how many puts may be untaken, or taken and not yet freed
         self._free = trio.Semaphore(room, max_value=room)
         self._send, self._receive = trio.open_memory_channel[T](inf)
+        self._notes: list[T] = []
         self.depth = 0
         self.taken = 0  # items ever taken: a dump sees from it whether the actor moves on
         self.closed = False
@@ -55,16 +56,25 @@ class Mailbox(Generic[T]):
         self.depth += 1
         return True
 
+    def note(self, item: T) -> None:
+        """Hand over a fact that may wait: it wakes nobody, and is taken before what comes next."""
+        if not self.closed:
+            self._notes.append(item)
+
     async def take(self) -> list[T]:
         """Wait, then take all that is there: one checkpoint a turn, not a message."""
         first = await self._receive.receive()
         self.depth -= 1
         self.taken += 1
-        return [first, *self.take_nowait()]
+        if not (self._notes or self.depth):
+            return [first]
+        notes, self._notes = self._notes, []
+        return [*notes, first, *self.take_nowait()]
 
     def take_nowait(self) -> list[T]:
         """All that is there, without waiting."""
-        items = [self._receive.receive_nowait() for _ in range(self.depth)]
+        items, self._notes = self._notes, []
+        items += [self._receive.receive_nowait() for _ in range(self.depth)]
         self.taken += self.depth
         self.depth = 0
         return items

@@ -69,7 +69,7 @@ class Port:
         """Encode and hand over what waits, until `size` bytes are reached."""
         raise NotImplementedError
 
-    def wrote(self) -> None:
+    def wrote(self, now: float) -> None:
         """What `chunks` handed over has reached the kernel."""
 
     def cut_off(self, frames: Mapping[int, int]) -> None:

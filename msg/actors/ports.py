@@ -196,12 +196,17 @@ class QueuePort(Port):
             self.by_id.update({m.id: tag for tag, m in enumerate(messages, first)})
         return encode.leased(messages, first, self.suffix)
 
-    def wrote(self) -> None:
+    def wrote(self, now: float) -> None:
+        queue = self.queue
         for messages, nbytes, _ in self._writing:
             if not self.closed:  # else all its bytes were given back then
                 self.bytes -= nbytes
                 self.outbox.shrink(nbytes)
-            self.queue.post(Sent(self, messages))
+            sent = Sent(self, messages, now)
+            if self.auto or queue.cramped:
+                queue.post(sent)
+            else:
+                queue.mailbox.note(sent)
         self._writing.clear()
 
     def cut_off(self, frames: Mapping[int, int]) -> None:
@@ -212,6 +217,28 @@ class QueuePort(Port):
         }
 
     # -- for the session --------------------------------------------------------------------
+
+    def take_by_ids(self, ids: list[str]) -> list[Message] | None:
+        """Take out what is held under these ids. None, and nothing is taken, unless each of
+        them is the id of one message that is held, and of another one."""
+        by_id = self.index_by_id()
+        if len(by_id) != len(self.held):
+            return None
+        tags = [by_id.get(message_id) for message_id in ids]
+        return None if None in tags else self.take_by_tags(tags)  # type: ignore[arg-type]
+
+    def take_by_tags(self, tags: list[int]) -> list[Message] | None:
+        """Take out what is held under these tags. None, and nothing is taken, unless all of
+        them are held, and each is named once."""
+        held = self.held
+        if len(set(tags)) < len(tags) or not all([tag in held for tag in tags]):
+            return None
+        pop, by_id = held.pop, self.by_id
+        messages = [pop(tag) for tag in tags]
+        if by_id is not None:
+            for message in messages:
+                by_id.pop(message.id, None)
+        return messages
 
     def index_by_id(self) -> dict[str, int]:
         """The table by message id; made at the first ack by id, then kept up to date."""
@@ -380,7 +407,7 @@ class TopicPort(Port):
         if not pending:
             self._pending = None
 
-    def wrote(self) -> None:
+    def wrote(self, now: float) -> None:
         if self.closed:
             self._written.clear()
             return

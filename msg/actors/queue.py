@@ -74,10 +74,11 @@ class Detach:
 
 @attrs.frozen(eq=False)
 class Sent:
-    """Frames were written."""
+    """Frames were written, at this time."""
 
     port: Port
     messages: list[Message]
+    at: float
 
 
 @attrs.frozen(eq=False)
@@ -180,8 +181,8 @@ Mail = (
 class Queue:
     """The handle: all that the rest of the broker may hold of a queue or a group."""
 
-    __slots__ = ("actor", "dead_gauge", "estate", "gauge", "idle_since", "leased", "mailbox",
-                 "name", "restarts", "settings", "since")  # fmt: skip
+    __slots__ = ("actor", "cramped", "dead_gauge", "estate", "gauge", "idle_since", "leased",
+                 "mailbox", "name", "restarts", "settings", "since")  # fmt: skip
 
     def __init__(self, name: str, settings: "QueueSettings") -> None:
         self.name = name
@@ -192,6 +193,7 @@ class Queue:
         self.restarts = Restarts()
         self.gauge = Gauge()
         self.leased = 0
+        self.cramped = False  # somebody's outbox had no room for what it could be given
         self.since = 0.0  # when this incarnation began
         self.dead_gauge: Gauge | None = None  # of our dead queue, once there is one
         self.estate: Estate | None = None
@@ -330,7 +332,10 @@ class QueueActor:
         }
         taken = {seq for table in held.values() for seq in table}
         for mail in self.estate.turn:
-            if isinstance(mail, Settle | GiveBack | Extend | Sent) and mail.port in held:
+            if not isinstance(mail, Settle | GiveBack | Extend | Sent) or mail.port not in held:
+                continue
+            # what was sent is in its port's table, or named by other mail, or settled by that
+            if not isinstance(mail, Sent) or self.estate.consumers[mail.port].auto:
                 for message in mail.messages:
                     if message.seq not in taken:  # else a late one: another holds it by now
                         taken.add(message.seq)
@@ -490,7 +495,7 @@ class QueueActor:
         self.deleted = mail
 
     def _sent(self, mail: Sent, stamp: Stamp) -> None:
-        self.ledger.written(mail.port, mail.messages, stamp)
+        self.ledger.written(mail.port, mail.messages, mail.at)
 
     def _settle(self, mail: Settle, _: Stamp) -> None:
         failures = self.ledger.ack(mail.port, mail.messages)
@@ -592,8 +597,8 @@ class QueueActor:
         for seq, to, key, why in turn.dead:
             log.dead(seq, to, key, why)
             gather.sync = True
-        for message in turn.kept:
-            estate.kept[message.seq] = message
+        if turn.kept:
+            estate.kept.update({message.seq: message for message in turn.kept})
         for seq in turn.unkept:
             estate.kept.pop(seq, None)
         estate.leaving |= turn.leaving
@@ -637,6 +642,7 @@ class QueueActor:
         gauge = self.handle.gauge
         gauge.messages, gauge.bytes = ledger.live, ledger.bytes
         self.handle.leased = ledger.leased
+        self.handle.cramped = ledger.cramped
         self._share_memory(ledger.waiting.ready.main.bytes)
 
     def _share_memory(self, held: int) -> None:

@@ -10,6 +10,7 @@ Ends   with its connection: `close` tells every queue and topic what to take bac
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -90,30 +91,22 @@ class Session:
     async def handle(self, items: Sequence[Command | Rejected], size: int) -> None:
         """Do what one read brought, in order; `size` is its bytes."""
         batches: dict[Destination, list[Publish]] = {}
-        last: Destination = ("", "", None)
-        run: list[Publish] = []
-        for item in items:
-            kind = item.__class__
+        for kind, each in groupby(items, type):
+            run: list[Any] = list(each)
             if kind is Publish:
-                if (
-                    item.topic != last[1]  # type: ignore[union-attr]
-                    or item.mode != last[0]  # type: ignore[union-attr]
-                    or item.durability != last[2]  # type: ignore[union-attr]
-                ):
-                    last = (item.mode, item.topic, item.durability)  # type: ignore[union-attr]
-                    run = batches.setdefault(last, [])
-                run.append(item)  # type: ignore[arg-type]
+                _sort_out(run, batches)
             elif kind is Ack:
-                self._ack(item)  # type: ignore[arg-type]
+                self._ack_all(run)
             else:
-                if batches:
-                    await self._publish_all(batches, size)
-                    batches, last = {}, ("", "", None)
-                self._flush_acks()
-                if kind is Rejected:
-                    self.reject(item)  # type: ignore[arg-type]
-                else:
-                    await self._command(item)  # type: ignore[arg-type]
+                for item in run:
+                    if batches:
+                        await self._publish_all(batches, size)
+                        batches = {}
+                    self._flush_acks()
+                    if kind is Rejected:
+                        self.reject(item)
+                    else:
+                        await self._command(item)
         if self._acks:
             self._flush_acks()
         if batches:
@@ -192,7 +185,7 @@ class Session:
             self.unanswered -= 1
         self.published_count += len(batch.items)
         special = batch.errors or batch.duplicates or batch.receivers is not None
-        if special or any([p.id is not None for p in batch.items]):
+        if special or not (batch.bare or all([p.id is None for p in batch.items])):
             self._answer_each(batch)
         else:
             self.outbox.answer(encode.accepted(batch.ids))
@@ -220,8 +213,27 @@ class Session:
 
     # -- settling ---------------------------------------------------------------------------
 
+    def _ack_all(self, acks: list[Ack]) -> None:
+        """Acks that came in a row. As a rule all are of one subscription, and name what they
+        mean in one way: those are taken together."""
+        port = self.ports[0] if len(self.ports) == 1 else None
+        messages = None if port is None else _named_in(port, acks)
+        if port is None or messages is None:
+            for ack in acks:
+                self._ack(ack)
+        else:
+            self._gather(port, messages)
+
+    def _gather(self, port: QueuePort, messages: list[Message]) -> None:
+        """Acked: sent on to the queue at the end of the read."""
+        mine = self._acks.get(port)
+        if mine is None:
+            self._acks[port] = messages
+        else:
+            mine += messages
+
     def _ack(self, ack: Ack) -> None:
-        """The usual acks are gathered, and sent on by queue at the end of the read."""
+        """One by one: what is simple is gathered too."""
         port, tag = None, ack.tag
         if ack.id is None and self.ports:
             if ack.message_id is not None:
@@ -235,11 +247,8 @@ class Session:
         message = port.held.pop(tag)
         if port.by_id is not None:
             port.by_id.pop(message.id, None)
-        mine = self._acks.get(port)
-        if mine is None:
-            self._acks[port] = [message]
-        else:
-            mine.append(message)
+        self._last_acked = port
+        self._gather(port, [message])
 
     def _holder_of_tag(self, tag: int) -> QueuePort | None:
         last = self._last_acked
@@ -247,7 +256,6 @@ class Session:
             return last
         for port in self.ports:
             if tag in port.held:
-                self._last_acked = port
                 return port
         return None
 
@@ -626,6 +634,30 @@ class Session:
         for port in self.ports:
             port.queue.post(queues.Detach(port, port.close()))
         self.subs.clear()
+
+
+def _sort_out(run: list[Publish], batches: dict[Destination, list[Publish]]) -> None:
+    """Publishes that came in a row, by destination; as a rule all have the same."""
+    first = run[0]
+    topic, mode, durability = first.topic, first.mode, first.durability
+    same = [p for p in run if p.topic == topic and p.mode == mode and p.durability == durability]
+    if len(same) == len(run):
+        batches.setdefault((mode, topic, durability), []).extend(run)
+        return
+    for p in run:
+        batches.setdefault((p.mode, p.topic, p.durability), []).append(p)
+
+
+def _named_in(port: QueuePort, acks: list[Ack]) -> list[Message] | None:
+    """What these acks name, taken out of this subscription; None where it is not so simple
+    that each names one message of it, all by tags or all by ids, and asks for no answer."""
+    if any([a.id is not None or a.tags is not None or a.message_ids is not None for a in acks]):
+        return None
+    tags = [a.tag for a in acks if a.tag is not None]
+    if len(tags) == len(acks):
+        return port.take_by_tags(tags)
+    ids = [a.message_id for a in acks if a.message_id is not None]
+    return port.take_by_ids(ids) if len(ids) == len(acks) else None
 
 
 HELLO_LIMITS = frozenset(

@@ -7,7 +7,7 @@ batch's `origin`, which knows the wire; the rules only fill in what happened.
 from collections.abc import Sequence
 from typing import Protocol
 
-from msg.core.commands import Publish
+from msg.core.commands import Publish, are_bare
 from msg.errors import ClientError
 
 Failure = tuple[int | None, str | None, str]  # tag, message_id, code
@@ -27,18 +27,20 @@ class PublishBatch:
     for; `errors[i]` says why it was not; `duplicates` are those that were stored before.
     What was accepted has rising seqs from `first_seq` on. `more`: it was split, and the rest
     is answered later.
-    `size` is an upper bound of the items' bytes on the wire. Where a topic has made ids
-    and wires already (for its groups), they are in `ids` and `wires`.
+    `bare`: none of them has more than a body. `size` is an upper bound of the items' bytes on
+    the wire. Where a topic has made ids and wires already (for its groups), they are in `ids`
+    and `wires`.
     """
 
-    __slots__ = ("answered", "dup_of", "duplicates", "durability", "errors", "first_seq", "ids",
-                 "items", "more", "origin", "receivers", "size", "wires")  # fmt: skip
+    __slots__ = ("answered", "bare", "dup_of", "duplicates", "durability", "errors", "first_seq",
+                 "ids", "items", "more", "origin", "receivers", "size", "wires")  # fmt: skip
 
     def __init__(
         self, origin: Origin, items: list[Publish], durability: int | None, size: int
     ) -> None:
         self.origin = origin
         self.items = items
+        self.bare = are_bare(items)
         self.durability = durability  # None: the destination's default
         self.size = size
         self.ids: list[str] = []

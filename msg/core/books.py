@@ -167,8 +167,9 @@ class Books:
         logged = [m.seq for m in messages if m.durability]
         if logged:
             self.turn.settled += logged
-        if len(logged) < len(messages):
-            self.turn.unkept += [m.seq for m in messages if not m.durability]
+            if len(logged) == len(messages):
+                return
+        self.turn.unkept += [m.seq for m in messages if not m.durability]
 
     def drop(self, messages: Sequence[Message], why: str) -> None:
         """Dropped, expired or purged; the caller counts as which."""
@@ -194,8 +195,7 @@ class Books:
             self.turn.unkept.append(message.seq)
 
     def uncount(self, messages: Sequence[Message]) -> None:
-        size = sum([len(m.wire) for m in messages])
-        self._known -= size
+        self._known -= sum([len(m.wire) for m in messages])
         if self.memory_bytes:
             self.memory_bytes -= sum([len(m.wire) for m in messages if not m.durability])
         if self.move_keys:

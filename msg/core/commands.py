@@ -9,10 +9,13 @@ Unknown fields are refused by these classes so that the decoder's fast path has 
 byte that it accepts; `msg.protocol.codec` leaves them out and decodes again.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Raw
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Mode = Literal["pubsub", "queue"]
 DurabilityName = Literal["memory", "os", "stored"]
@@ -37,6 +40,25 @@ class Publish(Command, tag="publish"):
     correlation_id: str | None = None
     retain: bool | None = None
     encoding: str | None = None
+
+
+def are_bare(publishes: "Sequence[Publish]") -> bool:
+    """Whether these have nothing but a topic, a mode, a durability and a body."""
+    return not any(  # of a list and not a generator: half the time
+        [
+            p.message_id is not None
+            or p.id is not None
+            or p.headers is not None
+            or p.delay is not None
+            or p.ttl is not None
+            or p.priority is not None
+            or p.reply_to is not None
+            or p.correlation_id is not None
+            or p.retain is not None
+            or p.encoding is not None
+            for p in publishes
+        ]
+    )
 
 
 class Subscribe(Command, tag="subscribe"):

@@ -13,13 +13,15 @@ DRY_S = 30.0  # after so long without taking a suspect, one more consumer is let
 class Dispatch:
     """The rules of handing out in one queue. Nothing is handed out that has expired."""
 
-    __slots__ = ("_dry", "_dry_at", "_given", "books", "consumers", "moves", "waiting")
+    __slots__ = ("_dry", "_dry_at", "_given", "books", "consumers", "cramped", "moves",
+                 "waiting")  # fmt: skip
 
     def __init__(self, books: Books, waiting: Waiting, moves: Moves, consumers: Consumers) -> None:
         self.books = books
         self.waiting = waiting
         self.moves = moves
         self.consumers = consumers
+        self.cramped = False  # somebody has credit for what is ready, but no room
         self._given = 0  # bytes, in this turn: no port knows of them yet
         self._dry: list[Consumer] = []  # that were let run dry
         self._dry_at = 0.0
@@ -28,6 +30,7 @@ class Dispatch:
         """Hand out all that somebody can take."""
         consumers, waiting = self.consumers, self.waiting
         self._given = 0
+        self.cramped = False
         if self._dry and not waiting.has_suspects:
             self._dry_no_more()
         if not (consumers.idle or consumers.hungry):
@@ -39,6 +42,8 @@ class Dispatch:
             again = False
             for consumer, most in consumers.shares(ready):
                 again = self._give(consumer, most, stamp) or again
+        if consumers.idle or consumers.hungry:
+            self.cramped = waiting.deliverable > 0 or waiting.has_suspects
 
     def _give(self, consumer: Consumer, most: int, stamp: Stamp) -> bool:
         """Up to `most` messages. Whether others may get what it did not."""
@@ -56,11 +61,13 @@ class Dispatch:
                     again = True
             messages = [m for m in messages if not m.expires or m.expires > stamp.wall]
         if messages:
-            self._lease(consumer, messages, size)
+            self._lease(consumer, messages, size, stamp)
         return again
 
-    def _lease(self, consumer: Consumer, messages: list[Message], size: int) -> None:
+    def _lease(self, consumer: Consumer, messages: list[Message], size: int, stamp: Stamp) -> None:
         self.consumers.lease(consumer, messages)
+        if consumer.ack_timeout:
+            self.books.wake(stamp.now + consumer.ack_timeout)
         self._given += size
         self.books.counts.delivered += len(messages)
         self.books.turn.deliveries.append((consumer.port, messages, size))
@@ -78,7 +85,7 @@ class Dispatch:
                 if message is None:
                     return
                 consumer.solo = True
-                self._lease(consumer, [message], len(message.wire))
+                self._lease(consumer, [message], len(message.wire), stamp)
         if waiting.has_suspects:
             self._let_run_dry(stamp)
 

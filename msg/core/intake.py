@@ -5,6 +5,7 @@ what is answered at once may not overtake what waits, so it waits too.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from math import inf
 
 from msg.core.batches import PublishBatch
@@ -86,8 +87,10 @@ class Intake:
         elif self.parking.batches:
             self._park(batch, stamp)  # others wait already: no overtaking
         else:
-            rest = self._accept(batch, stamp, self._room(batch, stamp))
-            if rest is not None:
+            room = self._room(batch, stamp)
+            if room is None and batch.bare and batch.wires is None and not settings.ttl:
+                self._accept_bare(batch, stamp)
+            elif (rest := self._accept(batch, stamp, room)) is not None:
                 self._park(rest, stamp)
 
     def hold_off(self, error: ClientError, until: float) -> None:
@@ -101,6 +104,15 @@ class Intake:
             return True
         self.held_off = None
         return False
+
+    def _accept_bare(self, batch: PublishBatch, stamp: Stamp) -> None:
+        """The hot path: there is room, and nothing to ask of any of them."""
+        batch.begin_anew()
+        durability = batch.durability or MEMORY
+        ids, wires = stamp.name_all(self._name_json, [p.message for p in batch.items])
+        seqs = range(self.next_seq, self.next_seq + len(ids))
+        messages = list(map(Message, seqs, ids, wires, repeat(PRIORITY), repeat(durability)))
+        self._keep(batch, messages, ids, sum(map(len, wires)), stamp)
 
     def _accept(
         self,

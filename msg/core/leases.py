@@ -1,7 +1,9 @@
 """Leases: what consumers hold, how it ends, and how what is not acked comes back.
 
-A deadline runs from the write of its frame. A message that comes back is a copy: the session
-still has the old object, and an ack of that one is told from an ack of a later lease.
+A deadline runs from the write of its frame, which is told with the next mail: that is in time,
+for a queue is woken an `ack_timeout` after it handed something out. A message that comes back
+is a copy: the session still has the old object, and an ack of that one is told from an ack of
+a later lease.
 """
 
 from collections.abc import Iterable, Sequence
@@ -46,8 +48,8 @@ class Leases:
             if message.until:
                 self.books.wake(message.until)
 
-    def written(self, port: Port, messages: list[Message], stamp: Stamp) -> None:
-        """These frames were handed to the kernel: their deadlines run from now."""
+    def written(self, port: Port, messages: list[Message], at: float) -> None:
+        """These frames were handed to the kernel: their deadlines run from then."""
         consumer = self.consumers.by_port.get(port)
         if consumer is None:
             return
@@ -55,7 +57,7 @@ class Leases:
             self.ack(port, messages)
             return
         if consumer.ack_timeout:
-            until = stamp.now + consumer.ack_timeout
+            until = at + consumer.ack_timeout
             for message in messages:
                 message.until = until
             self.books.wake(until)
@@ -208,8 +210,10 @@ class Leases:
         expired: list[Message] = []
         for message in consumer.leases.values():
             until = message.until
-            if not until:
-                continue  # not yet written: its clock does not run
+            if not until:  # not yet written: its clock does not run
+                if consumer.ack_timeout:
+                    self.books.wake(now + consumer.ack_timeout)
+                continue
             if until <= now:
                 expired.append(message)
                 continue

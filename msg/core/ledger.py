@@ -129,9 +129,9 @@ class QueueLedger:
         what was not yet written returns, uncounted."""
         self.leases.stop(port, unsent, stamp)
 
-    def written(self, port: Port, messages: list[Message], stamp: Stamp) -> None:
-        """These frames were handed to the kernel: their deadlines run from now."""
-        self.leases.written(port, messages, stamp)
+    def written(self, port: Port, messages: list[Message], at: float) -> None:
+        """These frames were handed to the kernel: their deadlines run from then."""
+        self.leases.written(port, messages, at)
 
     def ack(self, port: Port, messages: Sequence[Message]) -> list[Failure]:
         """Settle what this consumer holds. Returns those it did not hold."""
@@ -447,6 +447,12 @@ class QueueLedger:
     @property
     def leased(self) -> int:
         return self.customers.leased
+
+    @property
+    def cramped(self) -> bool:
+        """Whether the last dispatch found somebody with credit and without room, so that the
+        next write to a consumer may let something be handed out."""
+        return self._dispatch.cramped
 
     @property
     def consumers(self) -> dict[Port, Consumer]:

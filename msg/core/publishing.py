@@ -85,7 +85,7 @@ class Publishing:
         self.counts.published += len(batch)
         if not self.heard:
             batch.receivers = 0
-        if self.kept.history is None and self.heard and _plain(batch.items):
+        if self.kept.history is None and self.heard and batch.bare:
             self._pass_through(batch, stamp)
         else:
             self._accept(batch, durability, stamp)
@@ -106,14 +106,7 @@ class Publishing:
 
     def _pass_through(self, batch: "PublishBatch", stamp: "Stamp") -> None:
         """The hot path: nothing is kept, nothing is special; a wire each, and on."""
-        head, middle = stamp.around_id(self._name_json)
-        ids = batch.ids = stamp.take_ids(len(batch.items))
-        encoded = "\n".join(ids).encode().split(b"\n")
-        # sums and not a format or a join: half the time
-        wires = [
-            head + message_id + middle + p.message
-            for message_id, p in zip(encoded, batch.items, strict=True)
-        ]
+        batch.ids, wires = stamp.name_all(self._name_json, [p.message for p in batch.items])
         subscribed = bool(self.audience.subs)
         answer = Answer(batch, self.answers, owned=subscribed)
         if subscribed:
@@ -384,21 +377,3 @@ class Publishing:
         self._passing = None
         if self.kept.history is not None:
             self.turn.state = True  # whether what comes is heard
-
-
-def _plain(items: "Sequence[Publish]") -> bool:
-    """Whether none of these asks for anything beyond being delivered."""
-    # a list and not a generator: twice as fast
-    return not any(
-        [
-            p.message_id is not None
-            or p.headers
-            or p.reply_to
-            or p.correlation_id
-            or p.encoding
-            or p.retain
-            or p.delay
-            or p.ttl is not None
-            for p in items
-        ]
-    )

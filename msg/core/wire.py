@@ -4,6 +4,7 @@ Ids and times of one turn come from a `Stamp`, which the actor makes from its Wo
 the rules need neither clock nor randomness.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -59,6 +60,17 @@ class Stamp:
         if i + n <= 4096:
             return [prefix + suffix for suffix in _SUFFIXES[i : i + n]]
         return [prefix + f"{j:04x}" for j in range(i, i + n)]
+
+    def name_all(
+        self, name_json: bytes, bodies: Sequence[msgspec.Raw]
+    ) -> tuple[list[str], list[bytes]]:
+        """Ids for these bodies, and the wires of messages that have nothing but a body."""
+        ids = self.take_ids(len(bodies))
+        head, middle = self.around_id(name_json)
+        encoded = "\n".join(ids).encode().split(b"\n")
+        # sums and not a format or a join: half the time
+        wires = [head + i + middle + body for i, body in zip(encoded, bodies, strict=True)]
+        return ids, wires
 
     def around_id(self, name_json: bytes) -> tuple[bytes, bytes]:
         """What stands before and after the id's characters in a wire, up to the body."""

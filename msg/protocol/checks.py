@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn
 
 from msg.core import commands
-from msg.core.commands import Ack, Command, Nack, Publish, Question, Touch
+from msg.core.commands import Ack, Command, Nack, Publish, Question, Touch, are_bare
 from msg.core.names import (
     ID_BYTES_MAX,
     has_wildcard,
@@ -25,7 +25,7 @@ from msg.core.names import (
 from msg.errors import ClientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PREFETCH_MAX = 10_000  # in flight per consumer
 NAMED_MAX = 10_000  # tags or message ids in one ack
@@ -145,41 +145,30 @@ class Checks:
             assert isinstance(command, Publish)
             if command.topic not in self._publishable:
                 self._publish_to(command.topic)
-            # One comparison each; most publishes end here (0.1 us).
-            if (
-                command.message_id is None
-                and command.id is None
-                and command.headers is None
-                and command.delay is None
-                and command.ttl is None
-                and command.priority is None
-                and command.reply_to is None
-                and command.correlation_id is None
-                and command.retain is None
-                and command.encoding is None
-            ):
-                return
             self._publish(command)
         elif command.__class__ is Ack:
             assert isinstance(command, Ack)
-            # The usual two forms, without the calls (0.1 us instead of 0.2).
-            message_id, tag = command.message_id, command.tag
-            if command.id is None and command.tags is None and command.message_ids is None:
-                if message_id is None and tag is not None and 0 < tag <= TAG_MAX:
-                    return
-                if (
-                    tag is None
-                    and message_id
-                    and len(message_id) <= ID_BYTES_MAX
-                    and message_id.isascii()
-                    and message_id.isprintable()
-                ):
-                    return
             self._settlement(command)
         elif isinstance(command, Question):
             self._question(command)
         else:
             self._others[command.__class__](command)
+
+    def all_usual(self, batch: "Sequence[Command]") -> bool:
+        """Whether all of these are of the forms that most are, and right: bare publishes to
+        names that were found good, and acks of one each. Else `check` says of each what it is.
+
+        One look at a field of all of them at a time: a third of the time of a `check` each.
+        """
+        publishes = [c for c in batch if c.__class__ is Publish]
+        acks = [c for c in batch if c.__class__ is Ack]
+        if len(publishes) + len(acks) < len(batch):
+            return False
+        if publishes and not (
+            self._publishable.issuperset([p.topic for p in publishes]) and are_bare(publishes)
+        ):
+            return False
+        return not acks or _are_usual(acks)
 
     def _publish_to(self, topic: str) -> None:
         if has_wildcard(topic) or "@" in topic:
@@ -322,6 +311,20 @@ class Checks:
 
     def _id_only(self, command: commands.Ping | commands.Pong) -> None:
         _check_id("id", command.id)
+
+
+def _are_usual(acks: "Sequence[Ack]") -> bool:
+    """Whether each of these names one message by its tag, or each by its id, and no more."""
+    if any([a.id is not None or a.tags is not None or a.message_ids is not None for a in acks]):
+        return False
+    ids = [a.message_id for a in acks if a.message_id is not None]
+    tags = [a.tag for a in acks if a.tag is not None]
+    if len(tags) == len(acks) and not ids:
+        return min(tags) > 0 and max(tags) <= TAG_MAX
+    if len(ids) < len(acks) or tags or not all(ids) or max(map(len, ids)) > ID_BYTES_MAX:
+        return False
+    text = "".join(ids)
+    return text.isascii() and text.isprintable()
 
 
 def _check_source(topic: str, mode: str, group: str | None, *, exact: bool = False) -> bool:

@@ -79,6 +79,7 @@ class Rejected(msgspec.Struct):
 
 Item = Command | Rejected
 Check = Callable[[Command], None]
+Usual = Callable[[Sequence[Command]], bool]
 
 
 class Decoder:
@@ -89,7 +90,8 @@ class Decoder:
 
     `check`, where given, is called with each command and refuses it by raising a
     `ClientError` (see `msg.protocol.checks`); doing it here keeps order and the count of
-    errors in a row exact.
+    errors in a row exact. `usual`, where given, says of many at once that `check` would pass
+    them all; it may say no of any.
 
     A `Publish.message` is a view into its own line (not into the whole read): it keeps
     that line alive, about 100 bytes more than the body. Consumers copy what they keep.
@@ -103,6 +105,7 @@ class Decoder:
         limit: int = FRAME_BYTES_MAX,
         *,
         check: Check | None = None,
+        usual: Usual | None = None,
         stepwise: bool = False,
         errors_max: int = ERRORS_IN_A_ROW_MAX,
     ) -> None:
@@ -110,6 +113,7 @@ class Decoder:
         self._errors_max = errors_max
         self.taken = 0  # frames and refusals so far
         self._check = check
+        self._usual = usual
         self._framer = Framer(limit)
         self._errors_in_a_row = 0
 
@@ -255,7 +259,7 @@ class Decoder:
         if not batch:
             return
         self._framer.started = True
-        if self._check is None:
+        if self._check is None or (self._usual is not None and self._usual(batch)):
             self._errors_in_a_row = 0
             self.taken += len(batch)
             out += batch

@@ -321,7 +321,7 @@ class Desk:
         if self.workers[worker].auto:
             for message in written:
                 worker.held.pop(message.seq, None)
-        return lambda stamp: self.ledger.written(worker, written, stamp)
+        return lambda stamp: self.ledger.written(worker, written, stamp.now)
 
     def write(self, worker: Worker, most: int = 1 << 30) -> None:
         """The kernel takes some frames of what waits for this worker."""
