@@ -225,6 +225,7 @@ def _open(world: World, settings: Settings, logger: Logger) -> list[Recovered]:
     now = world.wall()
     how: Any = {
         "unclean": not facts.clean,
+        "trusted": facts.trusted,
         "now_wall": now,
         "segment_bytes": settings.limits.segment_bytes,
     }

@@ -24,6 +24,7 @@ from msg.store.readahead import ReadPlan
 from msg.store.scan import Digest
 
 BALLAST = "BALLAST"
+TRUSTED = "TRUSTED"  # no sync has failed since the last start: the page cache tells the truth
 BALLAST_BYTES = 1 << 20
 FLOOR_BYTES = 256 << 20
 FLOOR_PERCENT = 5.0  # of the disk
@@ -41,7 +42,7 @@ def execute(disk: Disk, commits: Sequence[Commit], floor: int | None = None) -> 
     if floor is None:
         floor = floor_of(disk)
     files: list[tuple[Commit, File]] = []
-    with disk_must_work():
+    with disk_must_work(disk):
         try:
             free = disk.free_bytes()
             for commit in commits:
@@ -76,11 +77,17 @@ def execute(disk: Disk, commits: Sequence[Commit], floor: int | None = None) -> 
 
 
 @contextlib.contextmanager
-def disk_must_work() -> Iterator[None]:
-    """An error of the disk that is no want of room, or comes from a sync, ends the store."""
+def disk_must_work(disk: Disk) -> Iterator[None]:
+    """An error of the disk that is no want of room, or comes from a sync, ends the store.
+
+    The next start is then told not to believe what the page cache shows: TRUSTED goes. Its
+    absence says that, and not the presence of a file, for a full disk can't stop a removal.
+    """
     try:
         yield
     except OSError as error:
+        with contextlib.suppress(OSError):
+            disk.unlink(TRUSTED)
         raise StoreFailed(
             f"the disk failed ({error}); what is not yet answered is unknown"
         ) from error

@@ -12,7 +12,7 @@ import attrs
 
 from msg.errors import StoreLocked
 from msg.store import indexfile, recovery
-from msg.store.commit import BALLAST, commit_now
+from msg.store.commit import BALLAST, TRUSTED, commit_now
 from msg.store.disk import LOCK, Disk
 from msg.store.log import QUEUES, SUFFIX, TOPICS, Log
 from msg.store.names import name_of
@@ -22,7 +22,10 @@ from msg.store.reader import Reader
 from msg.store.replay import Replay
 from msg.store.scan import Damage, scan
 
-_OURS = {LOCK, BALLAST, QUARANTINE, QUEUES, TOPICS, recovery.FORMAT, recovery.CLEAN, "lost+found"}
+_OURS = {
+    LOCK, BALLAST, TRUSTED, QUARANTINE, QUEUES, TOPICS, recovery.FORMAT, recovery.CLEAN,
+    "lost+found",
+}  # fmt: skip
 
 
 @attrs.define
@@ -113,6 +116,7 @@ def _repair(disk: Disk, now_wall: float) -> list[str]:
             kind,
             directory,
             unclean=not facts.clean,
+            trusted=facts.trusted,
             now_wall=now_wall,
             damage=damage,
             repair=True,

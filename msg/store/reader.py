@@ -1,7 +1,8 @@
 """The segments of one log, read from the disk on the way to its digests, and mended.
 
 Recovery's hands: torn tails are cut, damage goes to quarantine, the last segment is written
-anew after an unclean stop. Each step is safe to be cut off, and is then done again.
+anew when a sync has failed before the stop. Each step is safe to be cut off, and is then
+done again.
 """
 
 from array import array
@@ -111,17 +112,16 @@ class Reader:
         if not quarantine(self.disk, bad):
             self.notes.append(f"no room to quarantine {bad.file}:{bad.offset}")
 
-    def read_tail(self, seed: int, *, cut: bool) -> tuple[Digest, list[bytes]]:
-        """The last segment's digest and its sound records, all but the heads."""
+    def read_tail(self, seed: int, *, cut: bool) -> tuple[Digest, bytes]:
+        """The last segment's digest, and its bytes."""
         while True:
             number = self.numbers[-1]
             data = self.disk.read(self.path(number))
-            lines: list[bytes] = []
-            tail = scan(self.path(number), data, seed, last=True, sound_lines=lines)
+            tail = scan(self.path(number), data, seed, last=True)
             self._end(number, data, tail, cut=cut)
             if tail.size:
                 self._report(tail)
-                return tail, lines
+                return tail, data
             # a last segment without one sound record was never promised to anybody; there is
             # one before it, for some head told us whose log this is
             self.remove(number)
@@ -171,22 +171,30 @@ class Reader:
         finally:
             file.close()
 
-    def rewritten(self, log: Log, tail: Digest, lines: list[bytes]) -> Digest:
+    def keep_tail(self, tail: Digest) -> None:
+        """After a stop that was not clean and no failed sync: what the page cache shows is
+        true, but not all of it is on the medium."""
+        self.cut(self.path(self.numbers[-1]), tail.size)
+        self.disk.sync_dir(self.folder)
+
+    def rewritten(self, log: Log, tail: Digest, data: bytes) -> Digest:
         """The last segment once more in a new file, if there is room for it."""
         old = self.numbers[-1]
+        lines: list[bytes] = []
+        scan(self.path(old), data, log.seed, last=True, sound_lines=lines)
         try:
             return self.rewrite(log, old, max(log.next_seq, old + 1), tail, lines)
         except OSError as error:
             if not no_room(error):
                 raise
         if throw_ballast(self.disk):
-            return self.rewritten(log, tail, lines)
+            return self.rewritten(log, tail, data)
         # a full disk must not stop a start: consumers are to make room. What was kept is
         # safe all the same, unless the stop was for a failed sync
-        path = self.path(old)
-        self.notes.append(f"{path}: no room to write it anew after the unclean stop")
-        self.cut(path, tail.size)
-        self.disk.sync_dir(self.folder)
+        self.notes.append(f"{self.path(old)}: no room to write it anew after the unclean stop")
+        if self.later is not None:
+            self.later.refused = True
+        self.keep_tail(tail)
         return tail
 
     def rewrite(
@@ -235,6 +243,7 @@ class Rewrites:
         self._files: list[File] = []
         self._folders: dict[str, None] = {}
         self._old: list[str] = []
+        self.refused = False  # some had no room
 
     def __len__(self) -> int:
         return len(self._files)
@@ -247,7 +256,7 @@ class Rewrites:
     def end(self) -> None:
         """Nothing may be served from the new segments before this. An error is final."""
         disk = self._disk
-        with disk_must_work():
+        with disk_must_work(disk):
             try:
                 for file in self._files:
                     file.datasync()

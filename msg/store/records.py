@@ -327,7 +327,11 @@ def is_made_by_broker(message_id: str, at: float) -> bool:
     `msg.core.wire.IdSource`). They cannot come twice, and no window remembers them."""
     if len(message_id) < 22 or not _OWN_ID.fullmatch(message_id):
         return False
-    return abs(int(message_id[:11], 16) - at * 1000) < 10_000
+    return _is_about(message_id[:11], at)
+
+
+def _is_about(millis: str | bytes, at: float) -> bool:
+    return abs(int(millis, 16) - at * 1000) < 10_000
 
 
 def remembered(line: bytes, seconds_of: Mapping[bytes, float]) -> Remembered | None:
@@ -345,6 +349,20 @@ def remembered(line: bytes, seconds_of: Mapping[bytes, float]) -> Remembered | N
     return Remembered(message_id, length, crc, at, int(line[_PUB_AT:comma]))
 
 
+def may_hold_client_ids(data: bytes, seconds_of: Mapping[bytes, float]) -> bool:
+    """Whether any pub in these lines may have an id that its client chose. To look at each
+    line for that takes five times as long, and most segments have none."""
+    if _CLIENT_ID.search(data) is not None:
+        return True
+    for millis, at in set(_BROKER_ID.findall(data)):
+        try:
+            if not _is_about(millis, seconds_of[at]):
+                return True
+        except ValueError:  # damaged
+            return True
+    return False
+
+
 def seconds(at: bytes) -> float:
     """RFC 3339 as seconds since the epoch."""
     return datetime.fromisoformat(at.decode()).timestamp()
@@ -357,6 +375,8 @@ def rfc3339(wall: float) -> str:
 
 
 _OWN_ID = re.compile(r"[0-9a-f]{22,24}")
+_CLIENT_ID = re.compile(rb'"message_id":"(?![0-9a-f]{22,24}","published_at":")')
+_BROKER_ID = re.compile(rb'"message_id":"([0-9a-f]{11})[0-9a-f]{11,13}","published_at":"([^"]*)"')
 
 # between two lines whose LF was hit; both halves must then be sound by themselves
 _SEAM = re.compile(rb'"\}[^\n]\{"op":"', re.DOTALL)

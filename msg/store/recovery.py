@@ -7,7 +7,9 @@ Recovering twice gives the same as once; nothing here needs to run to its end to
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import attrs
 import msgspec
@@ -16,6 +18,7 @@ from msg.errors import DiskFull, StoreUnreadable
 from msg.store import records
 from msg.store.commit import (
     BALLAST,
+    TRUSTED,
     disk_must_work,
     floor_of,
     no_room,
@@ -39,8 +42,24 @@ TOMBSTONE = "DELETED"
 TOGETHER = 100  # segments that are written anew with shared syncs; so many files stay open
 
 # what may be there before FORMAT.json is: its making may have been cut off
-_FIRST = {LOCK, CLEAN, QUEUES, TOPICS, QUARANTINE, BALLAST, "lost+found"}
+_FIRST = {LOCK, CLEAN, TRUSTED, QUEUES, TOPICS, QUARANTINE, BALLAST, "lost+found"}
 _SEGMENT = re.compile(r"\d{20}\.jsonl")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _on_a_disk_that_works(
+    function: Callable[Concatenate[Disk, P], R],
+) -> Callable[Concatenate[Disk, P], R]:
+    """Under `disk_must_work`."""
+
+    @wraps(function)
+    def guarded(disk: Disk, /, *args: P.args, **more: P.kwargs) -> R:
+        with disk_must_work(disk):
+            return function(disk, *args, **more)
+
+    return guarded
 
 
 class Format(msgspec.Struct):
@@ -55,6 +74,7 @@ class Facts:
     """What `open_store` found."""
 
     clean: bool  # the last stop was a clean one
+    trusted: bool  # no sync had failed before it
     logs: list[tuple[str, str]]  # (kind, directory), sorted
     notes: list[str] = attrs.field(factory=list)  # for the operator, a sentence each
 
@@ -82,7 +102,7 @@ class Recovered:
         return cls(log, Specials(), {}, Ids(), [], [])
 
 
-@disk_must_work()
+@_on_a_disk_that_works
 def open_store(disk: Disk, *, holder: str = "", floor: int | None = None) -> Facts:
     """Take the directory, or raise StoreLocked; check its format; list its logs.
 
@@ -101,10 +121,10 @@ def open_store(disk: Disk, *, holder: str = "", floor: int | None = None) -> Fac
     for directory in (QUEUES, TOPICS, ""):
         disk.sync_dir(directory)
     logs = [(kind, directory) for kind in (QUEUES, TOPICS) for directory in disk.list(kind)]
-    return Facts(clean, logs, notes)
+    return Facts(clean, disk.exists(TRUSTED), logs, notes)
 
 
-@disk_must_work()
+@_on_a_disk_that_works
 def close_store(disk: Disk) -> None:
     """All logs are synced and nothing will be written: the next start may trust that."""
     try:
@@ -166,13 +186,14 @@ def segment_numbers(names: Iterable[str]) -> list[int]:
     return sorted([int(n[:20]) for n in names if _SEGMENT.fullmatch(n)])
 
 
-@disk_must_work()
+@_on_a_disk_that_works
 def recover_log(
     disk: Disk,
     kind: str,
     directory: str,
     *,
     unclean: bool,
+    trusted: bool = False,
     now_wall: float,
     window_s: float = 120.0,
     ids_max: int = 1_000_000,
@@ -183,8 +204,10 @@ def recover_log(
 ) -> Recovered | None:
     """Find what a log holds; None when nothing is left of it (deleted, or never durable).
 
-    After an unclean stop its last segment is written anew before it is served: what the
-    page cache shows may never have reached the disk. `damage` collects what was found even
+    After an unclean stop its last segment is synced before it is served. Unless the disk is
+    `trusted`, it is written anew for that: after a failed sync the page cache may show for
+    good what never reached the medium. (When the machine has gone down with the process, it
+    shows what is there.) `damage` collects what was found even
     where no log is left. To `repair` is to write damaged segments anew without what is bad;
     else they stay, and are named at each start. With `later` nothing may be served before
     that has ended.
@@ -205,14 +228,17 @@ def recover_log(
         return None
     log = Log(kind, reader.name, reader.incarnation, segment_bytes=segment_bytes)
     replay = Replay(log, records.rfc3339(max(0.0, now_wall - window_s)).encode(), ids_max)
-    tail, lines = reader.read_tail(log.seed, cut=not unclean)
+    doubtful = unclean and not trusted
+    tail, data = reader.read_tail(log.seed, cut=not doubtful)
     for number in reader.numbers[:-1]:
         replay.add(*reader.sealed(number, log, repair=repair))
-    if unclean or (repair and tail.damage):
+    if doubtful or (tail.damage and (unclean or repair)):
         # the last segment's own head may be what the power cut took
         log.next_seq = max(log.next_seq, tail.next_seq)
         log.state = log.state if tail.state is None else tail.state
-        tail = reader.rewritten(log, tail, lines)
+        tail = reader.rewritten(log, tail, data)
+    elif unclean:
+        reader.keep_tail(tail)
     replay.add(reader.numbers[-1], tail)
     log.adopt(tail)
     found = Recovered(
@@ -227,12 +253,13 @@ def recover_all(
     logs: Iterable[tuple[str, str]],
     *,
     unclean: bool,
+    trusted: bool = False,
     now_wall: float,
     segment_bytes: int = SEGMENT_BYTES,
     damage: list[Damage] | None = None,
 ) -> list[Recovered]:
     """All logs of a start, as `recover_log` does one. A thousand that are to be written anew
-    after an unclean stop share their syncs."""
+    share their syncs. The disk is trusted from then on, until a sync fails."""
     later = Rewrites(disk)
     found = []
     with contextlib.closing(later):
@@ -242,6 +269,7 @@ def recover_all(
                 kind,
                 directory,
                 unclean=unclean,
+                trusted=trusted,
                 now_wall=now_wall,
                 segment_bytes=segment_bytes,
                 damage=damage,
@@ -252,7 +280,22 @@ def recover_all(
             if len(later) >= TOGETHER:
                 later.end()
         later.end()
+    if not (trusted or later.refused):
+        _trust(disk)
     return found
+
+
+@_on_a_disk_that_works
+def _trust(disk: Disk) -> None:
+    """Nothing is in doubt any more. It need not be durable: with the machine, the page cache
+    goes too, and a start that finds it missing only works more."""
+    try:
+        disk.create(TRUSTED).close()
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if not no_room(error):
+            raise
 
 
 def settle_moved(disk: Disk, found: Iterable[Recovered]) -> list[Log]:
@@ -287,7 +330,7 @@ def _identity(disk: Disk, log: Log, seq: int) -> tuple[str, bytes] | None:
     return (messages[0].id, records.published_at(messages[0].wire)) if messages else None
 
 
-@disk_must_work()
+@_on_a_disk_that_works
 def delete_log(disk: Disk, kind: str, directory: str) -> None:
     """Remove a destination: a durable tombstone first, so that a crash in between neither
     brings it back nor leaves it half there; then the segments, oldest first. Raises DiskFull,

@@ -120,6 +120,8 @@ class Replay:
         found = {entry.seq: entry for entry in self._ids if entry.at >= since}
         for segment, digest in reversed(self._recent):
             data = disk.read(segment.path)
+            if not records.may_hold_client_ids(data, seconds):
+                continue
             for start, length in zip(digest.offsets, digest.lengths, strict=True):
                 line = data[start : start + length - 1]
                 if not records.line_is_sound(self.log.seed, line):

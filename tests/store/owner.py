@@ -99,6 +99,7 @@ class Broker:
             self.disk,
             facts.logs,
             unclean=not facts.clean,
+            trusted=facts.trusted,
             now_wall=0.0,
             segment_bytes=self.segment_bytes,
             damage=self.damage,

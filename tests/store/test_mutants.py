@@ -92,11 +92,22 @@ def undoes_without_a_sync(patch: pytest.MonkeyPatch) -> None:
 
 
 def serves_what_the_page_cache_shows(patch: pytest.MonkeyPatch) -> None:
-    def not_rewritten(self, log, tail, lines):
+    def not_rewritten(self, log, tail, data):
         self.cut(self.path(self.numbers[-1]), tail.size)
         return tail
 
     patch.setattr(Reader, "rewritten", not_rewritten)
+
+
+def trusts_the_page_cache_after_a_failed_sync(patch: pytest.MonkeyPatch) -> None:
+    unlink = SimDisk.unlink
+    patch.setattr(
+        SimDisk, "unlink", lambda self, path: path == commits.TRUSTED or unlink(self, path)
+    )
+
+
+def serves_what_was_only_written(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Reader, "keep_tail", lambda self, tail: None)
 
 
 def cuts_at_the_first_damage(patch: pytest.MonkeyPatch) -> None:
@@ -168,6 +179,14 @@ CATCHES: list[tuple[Patch, Callable[[], object]]] = [
     (
         serves_what_the_page_cache_shows,
         test_sync_fails.test_whichever_sync_fails_nothing_that_was_acked_is_lost,
+    ),
+    (
+        trusts_the_page_cache_after_a_failed_sync,
+        test_sync_fails.test_whichever_sync_fails_nothing_that_was_acked_is_lost,
+    ),
+    (
+        serves_what_was_only_written,
+        test_recovery.test_what_a_killed_process_had_only_written_is_synced_before_it_is_served,
     ),
     (
         cuts_at_the_first_damage,

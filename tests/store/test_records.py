@@ -105,6 +105,18 @@ def test_ids_of_the_brokers_own_are_told_from_those_of_clients():
     assert not records.is_made_by_broker("order-17", wall)
 
 
+def test_a_segment_is_passed_by_only_when_all_its_ids_are_the_brokers():
+    wall = 1_795_421_115.123
+    at = records.rfc3339(wall).encode()
+    own = Stamp(0.0, wall, IdSource(0xBEEF).prefix(wall)).next_id().encode()
+    line = b'{"op":"pub","seq":1,"topic":"t","message_id":"%b","published_at":"%b","message":1}\n'
+    seconds = {at: wall}
+    mine = line % (own, at) * 3
+    assert not records.may_hold_client_ids(mine, seconds)
+    for theirs in (b"order-17", b"", b"0" * 22, b"6" * 24, own[:-1] + b"x", b'\\"' + own):
+        assert records.may_hold_client_ids(mine + line % (theirs, at) + mine, seconds), theirs
+
+
 def test_memory_only_messages_have_no_record():
     message = Message(1, "m", b'"topic":"t"', durability=MEMORY)
     (line,) = records.pub_lines(0, [message])

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from msg.core.message import OS, Message
-from msg.errors import StoreLocked, StoreUnreadable
+from msg.errors import StoreFailed, StoreLocked, StoreUnreadable
 from msg.store import indexfile
 from msg.store.commit import commit_now, execute
 from msg.store.disk import RealDisk
@@ -17,6 +17,7 @@ from msg.store.recovery import (
     close_store,
     delete_log,
     open_store,
+    recover_all,
     recover_log,
     settle_moved,
 )
@@ -145,6 +146,39 @@ def test_after_an_unclean_stop_nothing_is_appended_to_what_may_be_a_lie():
     assert found.log.segments[-1].path != old
     publish(disk, found.log, 1)
     assert live(disk, reopen(disk).log) == [1, 2, 3, 4]
+
+
+def test_what_a_killed_process_had_only_written_is_synced_before_it_is_served():
+    disk, log = new_disk(), new_log()
+    publish(disk, log, 2)
+    log.publish(messages(log, 3, durability=OS))
+    commit(disk, log, sync=False)
+    before = [segment.path for segment in log.segments]
+    found = reopen(disk, unclean=True, trusted=True)
+    assert [segment.path for segment in found.log.segments] == before, "nothing is written anew"
+    assert live(disk, found.log) == [1, 2, 3, 4, 5]
+    left = disk.crash(Random(1), "none")
+    assert live(left, reopen(left, unclean=True, trusted=True).log) == [1, 2, 3, 4, 5]
+
+
+def test_a_disk_is_trusted_until_a_sync_fails():
+    disk = new_disk()
+    assert recover_all(disk, [], unclean=True, now_wall=0.0) == []
+    disk.unlock()
+    assert open_store(disk).trusted
+    log = new_log()
+    log.publish(messages(log, 1))
+    todo = log.begin()
+    assert todo is not None
+    disk.fail_syncs(1)
+    with pytest.raises(StoreFailed):
+        execute(disk, [todo])
+    disk.unlock()
+    facts = open_store(disk)
+    assert not facts.trusted
+    recover_all(disk, facts.logs, unclean=True, trusted=False, now_wall=0.0)
+    disk.unlock()
+    assert open_store(disk).trusted, "all that was in doubt has been written anew"
 
 
 def test_a_rewrite_that_was_cut_off_is_made_again():
