@@ -354,7 +354,7 @@ def may_hold_client_ids(data: bytes, seconds_of: Mapping[bytes, float]) -> bool:
     line for that takes five times as long, and most segments have none."""
     if _CLIENT_ID.search(data) is not None:
         return True
-    for millis, at in set(_BROKER_ID.findall(data)):
+    for millis, at in dict.fromkeys(_BROKER_ID.findall(data)):
         try:
             if not _is_about(millis, seconds_of[at]):
                 return True
