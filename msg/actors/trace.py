@@ -6,6 +6,7 @@ knows any more is said: an answer that looks complete and is not would be worse 
 """
 
 import re
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -148,14 +149,29 @@ def _say_once(places: list[Place]) -> None:
         ]
 
 
-def _order(event: Row) -> tuple[int, str, int]:
+def _order(event: Row) -> tuple[int, str, float, int]:
     """Events of one place in time. Its end has often no time of its own: it comes last."""
     rank = _RANKS.get(event["what"], END)
     phase = 0 if rank < LEASES else 2 if rank == END else 1
-    return phase, (event["at"] or "") if phase == 1 else "", rank
+    at = (event["at"] or "") if phase == 1 else ""
+    return phase, at, event.get("attempt", inf) if phase == 1 else 0, rank
+
+
+def _number_leases(place: Place) -> None:
+    """Which attempt each lease was: one more than had failed before. Of what happened within
+    one millisecond, a lease comes before its own failure."""
+    failed = [event["at"] for event in place.events if event["what"] == "returned"]
+    leases = [event for event in place.events if event["what"] == "leased"]
+    attempt = 0
+    for lease in reversed(leases):  # they were told of newest first
+        before = 1 + sum([at < lease["at"] for at in failed])
+        until = 1 + sum([at <= lease["at"] for at in failed])
+        attempt = lease["attempt"] = max(before, min(until, attempt + 1))
+        lease["text"] += f", attempt {attempt}"
 
 
 def _row(place: Place) -> Row:
+    _number_leases(place)
     place.events.sort(key=_order)
     return {
         "kind": place.kind,
@@ -215,7 +231,7 @@ class Tracer:
         alone = {message.seq for message in suspects(ledger)}
         for place, message in enumerate(ready_in_memory(ledger)):
             if message.id == wanted:
-                text = "It is ready, the next one." if not place else (
+                text = "It is ready, and the next to be handed out." if not place else (
                     f"It is ready, {place:,} before it.")  # fmt: skip
                 if message.seq in alone:
                     text = "It waits to be tried alone, since its consumers died of it or with it."

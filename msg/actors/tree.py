@@ -175,7 +175,7 @@ def describe(broker: "Broker", place: Place, senders: Senders) -> Row:
                 if connection._writing_since < now - TAKES_TIME_S:
                     row["state"] = "waiting"
                     stalled = now - connection._writing_since
-                    waits.append(_wait(_client(connection), "bytes taken", stalled))
+                    waits.append(_wait(_client(connection), "its bytes to be read", stalled))
         case "store" if not rest:
             store = broker.storekeeper
             _mailbox(row, store.commits, now, senders)
@@ -281,7 +281,9 @@ def _connection(
     row["read_bytes"] = connection.read_bytes
     row["written_bytes"] = connection.written_bytes
     if connection._writing_since != inf and now - connection._writing_since >= TAKES_TIME_S:
-        waits.append(_wait(_client(connection), "bytes taken", now - connection._writing_since))
+        waits.append(
+            _wait(_client(connection), "its bytes to be read", now - connection._writing_since)
+        )
     if session.unanswered and not waits:
         row["waiting_for_answers"] = session.unanswered
 

@@ -191,7 +191,8 @@ def _reading(broker: "Broker", connection: "Connection") -> "Iterator[Cause]":
     if session.unanswered:
         yield Cause(
             "note", "unanswered",
-            f"{count(session.unanswered, 'request')} of it are still to be answered.",
+            f"{count(session.unanswered, 'request of it waits', 'requests of it wait')} for an"
+            " answer.",
         )  # fmt: skip
 
 

@@ -83,8 +83,7 @@ def _stopped(queue: "Queue", ledger: "QueueLedger") -> Iterator[Cause]:
         waiting = ledger.states()["ready"]
         yield Cause(
             "stuck" if waiting else "note", "paused",
-            "It is paused: nothing is handed out,"
-            f" {count(waiting, 'message waits', 'messages wait')}.",
+            f"It is paused: nothing is handed out, {_waits(waiting)}.",
             f"`trio-msg resume {queue.name}`",
         )  # fmt: skip
     if ledger.draining:
@@ -135,7 +134,7 @@ def _consumers(broker: "Broker", queue: "Queue", ledger: "QueueLedger") -> Itera
             return
         yield Cause(
             "stuck" if ready else "note", "no_consumers",
-            f"No consumer is attached; {count(ready, 'message waits', 'messages wait')}."
+            f"No consumer is attached; {_waits(ready)}."
             if ready else "No consumer is attached, and nothing waits.",
             f"Start one: `trio-msg work {queue.name} -- COMMAND`, or look at why yours does not"
             " connect." if ready else "",
@@ -174,10 +173,14 @@ def _consumers(broker: "Broker", queue: "Queue", ledger: "QueueLedger") -> Itera
         yield Cause(
             "slow", "at_prefetch",
             f"{every} at the prefetch: {count(held, 'message')} held unsettled,"
-            f" {count(ready, 'message waits', 'messages wait')}.",
+            f" {_waits(ready)}.",
             "Add consumers, raise their prefetch, or see what the longest held one is doing:"
             f" `trio-msg held {queue.name}`",
         )  # fmt: skip
+
+
+def _waits(number: int) -> str:
+    return count(number, "message waits", "messages wait")
 
 
 def _named(consumers: "list[Consumer]", numbers: dict[object, int]) -> str:
@@ -255,7 +258,8 @@ def _limits(broker: "Broker", queue: "Queue", ledger: "QueueLedger") -> Iterator
     elif ledger.counts.dropped:
         yield Cause(
             "note", "dropped",
-            f"{count(ledger.counts.dropped, 'message')} were dropped because it was full.",
+            f"{count(ledger.counts.dropped, 'message was', 'messages were')} dropped because it was"
+            " full.",
         )  # fmt: skip
 
 
@@ -276,7 +280,7 @@ def _waiting(broker: "Broker", ledger: "QueueLedger") -> Iterator[Cause]:
     if alone:
         yield Cause(
             "slow", "suspects",
-            f"{count(len(alone), 'message')} whose consumers died go alone to a consumer that"
+            f"{count(len(alone), 'message')}, whose consumers died, can only go to a consumer that"
             " holds nothing.",
             f"Look at the first: `trio-msg trace {alone[0].id}`",
         )  # fmt: skip
@@ -299,7 +303,8 @@ def _trouble(broker: "Broker", queue: "Queue", ledger: "QueueLedger") -> Iterato
     if dead is not None and dead.gauge.messages and not is_dead(queue.name):
         yield Cause(
             "note", "has_dead_letters",
-            f'{count(dead.gauge.messages, "message")} died here and lie in "{dead.name}".',
+            f"{count(dead.gauge.messages, 'message has', 'messages have')} died here:"
+            f' see "{dead.name}".',
             f"`trio-msg dead list {queue.name}`",
         )  # fmt: skip
     states = ledger.states()

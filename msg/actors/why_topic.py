@@ -60,7 +60,7 @@ def _actor(broker: "Broker", topic: "Topic") -> Iterator[Cause]:
             yield Cause(
                 "stuck", "takes_no_mail",
                 f"Its actor has not taken its mail for {seconds(now - stuck)}:"
-                f" {count(topic.mailbox.depth, 'item')} wait there.",
+                f" {count(topic.mailbox.depth, 'item waits', 'items wait')} there.",
                 "`trio-msg tree --stacks` shows where it stands; that is a bug to report.",
             )  # fmt: skip
     elif restarts.count:
@@ -80,7 +80,7 @@ def _store(broker: "Broker", topic: "Topic") -> Iterator[Cause]:
             yield Cause(
                 "stuck", "disk_slow",
                 f"The disk has not finished a commit of this topic for {seconds(took)};"
-                f" {count(len(in_flight.logged), 'publish', 'publishes')} wait for it.",
+                f" {count(len(in_flight.logged), 'publish waits', 'publishes wait')} for it.",
                 "Look at the disk (iostat -x 1, dmesg); `trio-msg tree` shows who else waits.",
             )  # fmt: skip
     if broker.storekeeper.disk_full:
@@ -97,12 +97,13 @@ def _heard(rules: "TopicRules") -> Iterator[Cause]:
         if backlog and rules.taker is None:
             yield Cause(
                 "note", "backlog_waits",
-                f"{count(backlog, 'message')} from when nobody listened are kept for the first"
-                ' subscriber to this exact topic (or one with from="all").',
+                f"{count(backlog, 'message is', 'messages are')} kept from when nobody listened,"
+                ' for the first subscriber to this exact topic (or one with from="all").',
             )  # fmt: skip
         return
     full = most and backlog >= most
-    kept = f"{count(backlog, 'message')} of at most {most:,} are kept for who comes first"
+    kept = f"{count(backlog, 'message is', 'messages are')} kept (at most {most:,})"
+    kept += " for who comes first"
     dropped = f", {rules.counts.dropped:,} were dropped" if rules.counts.dropped else ""
     yield Cause(
         "slow" if full else "note", "nobody_listens",

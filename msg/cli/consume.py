@@ -1,5 +1,6 @@
 """`sub`, `get` and `work`: messages out. What is acked has been written, or worked on."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -52,6 +53,9 @@ def sub(
         bool | None,
         typer.Option("--show-topic/--no-show-topic", help="TOPIC and a tab before each body."),
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Shown to who asks who listens. [sub-PID]")
+    ] = None,
     url: Url = URL,
     as_json: AsJson = False,
 ) -> None:
@@ -67,6 +71,7 @@ def sub(
     if group is not None:
         request |= {"group": group, "prefetch": GROUP_PREFETCH}
     with connect(url) as client:
+        client.ask({"action": "hello", "name": name or f"sub-{os.getpid()}"})
         for topic in topics:
             client.ask({**request, "topic": topic})
         printed = 0

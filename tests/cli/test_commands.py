@@ -175,7 +175,7 @@ class TestSub:
     def test_the_brokers_end_is_exit_69(self, cli, broker):
         broker.answers["subscribe"] = [{"type": "subscribed"},
                                        {"type": "closing", "reason": "drain"}]  # fmt: skip
-        broker.hang_up_after = 1
+        broker.hang_up_after = 2  # hello, subscribe
         result = cli("sub", "t")
         assert result.code == exits.UNAVAILABLE
         assert "the broker is closing: drain" in result.err

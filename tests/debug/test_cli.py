@@ -125,7 +125,7 @@ def test_trace_of_a_death(live):
     (dead,) = live.kill("doomed", "Traceback\nKeyError: 'cat'", {"cat": None})
     lines = live.cli("trace", dead, "--body").out.splitlines()
     assert lines[0].startswith('queue doomed, number 1: It died, and went to queue "doomed.dead"')
-    assert lines[3].endswith('leased to "worker-a"')
+    assert lines[3].endswith('leased to "worker-a", attempt 1')
     assert lines[4].endswith("attempt 1 by \"worker-a\" was nacked: KeyError: 'cat'")
     assert lines[-1] == '{"cat":null}'
     answer = json.loads(live.cli("trace", dead, "--queue", "doomed", "--json").out)

@@ -117,7 +117,7 @@ async def test_dead_letters_are_worth_a_note(autojump_clock):
         await client.expect("message")
         await client.ask("nack", "acked", tag=1, reason="no such cat")
         found = await causes(client, "jobs")
-        assert found["has_dead_letters"]["text"] == '1 message died here and lie in "jobs.dead".'
+        assert found["has_dead_letters"]["text"] == '1 message has died here: see "jobs.dead".'
         dead = await causes(client, "jobs.dead")
         assert dead["dead_letters"]["level"] == "note"
 
@@ -128,7 +128,7 @@ async def test_a_topic_nobody_listens_to(autojump_clock):
         await client.publish("news", 1, mode="pubsub")
         found = await causes(client, "news")
         assert found["nobody_listens"]["text"].startswith(
-            "Nobody listens: no subscription and no group matches it; 1 message of at most 1,000"
+            "Nobody listens: no subscription and no group matches it; 1 message is kept (at most"
         )
 
 
