@@ -12,9 +12,19 @@ import random
 import signal
 import socket
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from difflib import get_close_matches
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -97,6 +107,26 @@ class Options:
     rng: random.Random = attrs.field(factory=random.SystemRandom)
 
 
+class ConnectOptions(TypedDict, total=False):
+    """The keyword arguments of `connect`, for type checkers."""
+
+    name: str | None
+    token: str | None
+    user: str | None
+    password: str | None
+    heartbeat: float
+    connect_timeout: float
+    wait: float
+    reconnect: bool
+    reconnect_max: float
+    window: int
+    window_bytes: int
+    resend_for: float
+    converter: "Converter | None"
+    dial: Dial | None
+    rng: random.Random
+
+
 def parse_url(url: str) -> dict[str, Any]:
     """`msg://[user:password@]host[:port]` as options. Raises ValueError."""
     parts = urlsplit(url if "://" in url else f"msg://{url}")
@@ -112,7 +142,7 @@ def parse_url(url: str) -> dict[str, Any]:
     return options
 
 
-def connect(url: str | None = None, **options: Any) -> "Client":
+def connect(url: str | None = None, **options: Unpack[ConnectOptions]) -> "Client":
     """A client for the broker at `url`: `async with connect() as client`.
 
     Without a url, the environment's `MSG_URL` or msg://localhost:8888. Options:
@@ -134,6 +164,11 @@ def connect(url: str | None = None, **options: Any) -> "Client":
     dial             makes the byte stream (anyio.abc.ByteStream) instead of TCP to the url
     rng              the randomness of ids and pauses, for runs that repeat
     """
+    if unknown := options.keys() - ConnectOptions.__annotations__.keys():
+        name = min(unknown)
+        close = get_close_matches(name, ConnectOptions.__annotations__)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"connect() has no option {name!r}{hint}")
     if url is None:
         url = os.environ.get("MSG_URL") or wire.DEFAULT_URL
     return Client(Options(**{**parse_url(url), **options}))
@@ -244,6 +279,17 @@ class Client:
         """Subscriptions whose handles went away in another thread."""
         while self.abandoned:
             self.abandoned.pop().close()
+
+    def __repr__(self) -> str:
+        options = self.options
+        if self._closed is not None:
+            state = f"over: {self._closed}"
+        elif not self._entered:
+            state = "not entered"
+        else:
+            state = "connected" if self.connected else "connecting"
+        name = "" if options.name is None else f" {options.name}"
+        return f"<msg.Client{name} of {options.host}:{options.port}, {state}>"
 
     @property
     def connected(self) -> bool:

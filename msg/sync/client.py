@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from types import FrameType, TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import anyio
 import anyio.abc
@@ -16,7 +16,7 @@ import anyio.to_thread
 
 import msg.client
 from msg.client import Published, Receipt
-from msg.client.client import PREFETCH, Counts, Durability, From, Mode
+from msg.client.client import PREFETCH, ConnectOptions, Counts, Durability, From, Mode
 from msg.client.subscription import give_back_held
 from msg.client.worker import GRACE_S
 from msg.sync.message import Message
@@ -28,7 +28,7 @@ SLICE = 1000  # messages of a publish_many for each visit to the loop's thread
 SLICES = 2  # so many wait there while the program makes the next one
 
 
-def connect(url: str | None = None, **options: Any) -> "Client":
+def connect(url: str | None = None, **options: Unpack[ConnectOptions]) -> "Client":
     """A connected client for the broker at `url`, by default `MSG_URL` or msg://localhost:8888.
 
     `with connect() as client:` closes it at the end. The options are those of `msg.connect`.

@@ -1,6 +1,7 @@
 """Publishing: what a receipt says, how far ahead it goes, and what a refusal does."""
 
 import anyio
+import attrs
 import pytest
 
 from msg.client import (
@@ -14,6 +15,7 @@ from msg.client import (
     Refused,
     connect,
 )
+from msg.client.client import ConnectOptions, Options
 from tests.client.kit import Stage, both
 
 
@@ -253,3 +255,25 @@ async def test_a_client_is_entered_once_and_used_inside():
     with pytest.raises(Closed):
         async with client:
             pass
+
+
+@both
+async def test_a_client_shows_what_state_it_is_in(msg_broker):
+    client = msg_broker.connect(name="shop")
+    assert repr(client) == "<msg.Client shop of msg-broker.test:8888, not entered>"
+    async with client:
+        assert repr(client).endswith(", connected>")
+    assert repr(client).endswith(", over: this client was closed>")
+
+
+def test_options_that_are_none_are_refused_with_the_one_that_was_meant():
+    with pytest.raises(TypeError, match=r"connect\(\) has no option 'nmae'; did you mean 'name'\?"):
+        connect("localhost", nmae="shop")
+
+
+def test_the_options_that_type_checkers_know_are_all_there_are():
+    known = set(ConnectOptions.__annotations__)
+    assert {field.name for field in attrs.fields(Options)} - known == {"host", "port"}
+    assert all(
+        f"\n    {name}" in connect.__doc__ or f", {name}" in connect.__doc__ for name in known
+    )
