@@ -1,6 +1,7 @@
 """Routes: what is answered where. Each handler is a few lines around a question of the wire."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from functools import partial
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -25,19 +26,18 @@ from msg.web.api import ENDPOINTS, Endpoint, answer, error_of, query_values
 from msg.web.guard import REPORT_CSP
 from msg.web.history import History
 from msg.web.openapi import description
-from msg.web.overview import SHOWN, overview
+from msg.web.overview import KINDS, SHOWN, SHOWN_MAX, Alerts, Wanted, overview, summary
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from msg.actors.broker import Broker
 
-PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/static/app.css": ("app.css", "text/css; charset=utf-8"),
-    "/static/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/static/icon.svg": ("icon.svg", "image/svg+xml"),
-}
+PAGE_TYPES = {
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml",
+}  # fmt: skip
+INDEX = "index.html"
 REPORT_TYPES = {
     ".html": "text/html; charset=utf-8", ".svg": "image/svg+xml", ".json": "application/json",
     **dict.fromkeys((".txt", ".toml", ".md", ".jsonl", ".log"), "text/plain; charset=utf-8"),
@@ -59,13 +59,12 @@ class Web:
         self.may = may
         self.reports = reports
         self.history = History()
+        self.alerts = Alerts(broker)
         self.metrics = Metrics(broker)
 
     def app(self) -> Starlette:
-        folder = files("msg.web").joinpath("page")
         routes: list[Any] = [
-            Route(path, _safe(partial(self._page, folder.joinpath(name).read_bytes(), kind)))
-            for path, (name, kind) in PAGE.items()
+            Route(path, _safe(partial(self._page, data, kind))) for path, data, kind in page_files()
         ]
         routes += [
             Route(e.path, _safe(partial(self._endpoint, e)), methods=[e.method]) for e in ENDPOINTS
@@ -76,6 +75,7 @@ class Web:
             ("GET", "/metrics", self._metrics),
             ("GET", "/tree", self._tree),
             ("GET", "/openapi.json", self._openapi),
+            ("GET", "/api/summary", self._summary),
             ("GET", "/api/overview", self._overview),
             ("GET", "/api/history", self._history),
             ("GET", "/api/may", self._may),
@@ -98,10 +98,23 @@ class Web:
             given |= await self._body(request)
         return _json(await answer(self.broker, endpoint, given))
 
+    async def _summary(self, _: Request) -> Response:
+        return _json(await summary(self.broker, self.alerts))
+
     async def _overview(self, request: Request) -> Response:
-        most = _number(request, "n", SHOWN)
-        find = request.query_params.get("find", "")
-        return _json(await overview(self.broker, self.history, find, max(1, min(most, 1000))))
+        query = request.query_params
+        kinds = [kind for kind in query.get("kinds", ",".join(KINDS)).split(",") if kind]
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown:
+            raise ClientError("bad_field", f"kinds are {', '.join(KINDS)}, not {unknown[0]!r}")
+        wanted = Wanted(
+            find=query.get("find", ""),
+            most=max(1, min(_number(request, "n", SHOWN), SHOWN_MAX)),
+            kinds=kinds,
+            hears=query.get("hears", ""),
+            number=_number(request, "number", 0) if "number" in query else None,
+        )
+        return _json(await overview(self.broker, self.history, self.alerts, wanted))
 
     async def _history(self, request: Request) -> Response:
         kind, name = (request.query_params.get(key, "") for key in ("kind", "name"))
@@ -131,10 +144,12 @@ class Web:
         """A POST's JSON object, within the limit of a frame."""
         most = self.broker.context.settings.limits.frame_bytes + BODY_OVERHEAD
         data = b""
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > most:
-                raise ClientError("too_large", f"a request has at most {most} bytes", limit=most)
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > most:
+                    text = f"a request has at most {most} bytes"
+                    raise ClientError("too_large", text, limit=most)
         try:
             body = msgspec.json.decode(data or b"{}")
         except (ValueError, RecursionError) as error:
@@ -181,7 +196,9 @@ class Web:
             case "text":
                 return Response(tree_text(actors, waits, knots), media_type="text/plain")
             case "dot":
-                return Response(tree_dot(actors, waits), media_type="text/vnd.graphviz")
+                return Response(
+                    tree_dot(actors, waits), media_type="text/vnd.graphviz; charset=utf-8"
+                )
             case "svg":
                 alone = query.get("alone", "1") != "0"
                 return Response(
@@ -221,6 +238,17 @@ class Web:
             raise ClientError("too_large", "this report is too large to be shown")
         headers = {"content-security-policy": REPORT_CSP}
         return Response(await path.read_bytes(), media_type=kind, headers=headers)
+
+
+def page_files() -> list[tuple[str, bytes, str]]:
+    """(path, content, type) of each file of the page."""
+    found = []
+    for file in sorted(files("msg.web").joinpath("page").iterdir(), key=lambda file: file.name):
+        kind = PAGE_TYPES.get(PurePosixPath(file.name).suffix)
+        if kind is not None:
+            path = "/" if file.name == INDEX else f"/static/{file.name}"
+            found.append((path, file.read_bytes(), kind))
+    return found
 
 
 def _safe(handler: Handler) -> Handler:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from msg import __version__
+from msg.web.answers import ANSWERS
 from msg.web.api import ENDPOINTS, Endpoint, Param
 
 SCHEMAS = {"array": {"type": "array", "items": {"type": "string"}}, "any": {}}
@@ -24,11 +25,16 @@ OTHERS: dict[tuple[str, str], tuple[str, tuple[Param, ...], str]] = {
     ("GET", "/api/overview"): (
         "All that the page shows: levels, rates, causes.",
         (Param("find", "string", "Only names that hold this text."),
-         Param("n", "integer", "At most so many of a kind.")), JSON),
+         Param("n", "integer", "At most so many of a kind, the busiest; 100 if not said."),
+         Param("kinds", "array", "Of queues, topics and connections; all if not said."),
+         Param("hears", "string", "Connections that subscribe to this topic."),
+         Param("number", "integer", "This connection.")), JSON),
+    ("GET", "/api/summary"): (
+        "How all is: the gravest level, how many alerts, the broker's numbers.", (), JSON),
     ("GET", "/api/history"): (
         "Rates and depth of the last five minutes.",
-        (Param("kind", "string", "queue or topic.", required=True),
-         Param("name", "string", "Its name.", required=True)), JSON),
+        (Param("kind", "string", "queue, topic, or broker for all together.", required=True),
+         Param("name", "string", "Its name.")), JSON),
     ("GET", "/api/may"): ("Whether the request has the token.", (), JSON),
     ("GET", "/api/reports"): ("Reports of fault scenarios.", (), JSON),
     ("POST", "/api/publish"): (
@@ -86,7 +92,7 @@ def _of(endpoint: Endpoint) -> dict[str, Any]:
 def _operation(
     method: str, path: str, summary: str, params: tuple[Param, ...], content: str
 ) -> dict[str, Any]:
-    schema = {"schema": {"type": "object"}} if content == JSON else {}
+    schema = {"schema": ANSWERS[method, path]} if content == JSON else {}
     operation: dict[str, Any] = {
         "operationId": "_".join([method.lower(), *path.strip("/").replace(".", "/").split("/")]),
         "summary": summary,

@@ -6,10 +6,13 @@ it should be is named, shown or not.
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import trio
 
 from msg.actors.causes import LEVELS, worst
-from msg.actors.why import look, why, why_broker
+from msg.actors.why import look, why
+from msg.core.names import split_group
+from msg.core.patterns import matches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,55 +22,111 @@ if TYPE_CHECKING:
     from msg.web.history import History
 
 SHOWN = 100  # of a kind
+SHOWN_MAX = 1000
+ALERTS = 50
 PLOTTED = 40  # samples of the small plots
 SLICE = 20
+FRESH_S = 1.0  # several pages that are open look at all once
+KINDS = ("queues", "topics", "connections")
 
 Row = dict[str, Any]
 
 
-async def overview(broker: "Broker", history: "History", find: str, most: int) -> Row:
-    """One look at everything."""
-    questions = broker.context.questions
-    directory = broker.directory
-    busy: list[tuple[float, int, str, Any]] = []
-    queues = [(n, q) for n, q in sorted(directory.queues.items()) if find in n]
-    for name, queue in queues:
-        rates = history.rates("queue", name)
-        busy.append((rates["in"] + rates["out"], queue.gauge.messages, name, queue))
-    busy.sort(key=lambda entry: (-entry[0], -entry[1], entry[2]))
-    shown = sorted(busy[:most], key=lambda entry: entry[2])
-    queue_rows = []
-    for i, (_, _, name, queue) in enumerate(shown):
-        if i % SLICE == SLICE - 1:
-            await trio.lowlevel.checkpoint()
-        row = questions.queue_row(queue)
-        queue_rows.append(_with_cause(broker, "queue", queue, row, history, name))
-    topics = [
-        (n, t) for n, t in sorted(directory.topics.items())
-        if find in n and not n.startswith("_inbox.")
-    ]  # fmt: skip
-    topics.sort(key=lambda entry: -history.rates("topic", entry[0])["in"])
-    topic_rows = []
-    for i, (name, topic) in enumerate(sorted(topics[:most])):
-        if i % SLICE == SLICE - 1:
-            await trio.lowlevel.checkpoint()
-        row = questions.topic_row(topic)
-        topic_rows.append(_with_cause(broker, "topic", topic, row, history, name))
-    connections = _connections(broker, find)
-    alerts = [subject for subject in await why(broker, None) if subject["level"] != "ok"]
+@attrs.define
+class Alerts:
+    """Everything that is not as it should be, worst first; looked for once a second at most."""
+
+    broker: "Broker"
+    _found: list[Row] = attrs.field(factory=list)
+    _at: float = float("-inf")
+    _looking: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def look(self) -> list[Row]:
+        async with self._looking:
+            now = self.broker.context.world.now()
+            if now - self._at >= FRESH_S:
+                subjects = [s for s in await why(self.broker, None) if s["level"] != "ok"]
+                subjects.sort(key=lambda subject: -LEVELS.index(subject["level"]))
+                self._found, self._at = subjects, now
+            return self._found
+
+
+@attrs.frozen
+class Wanted:
+    """What of the overview is asked for."""
+
+    find: str = ""  # names that hold this text
+    most: int = SHOWN  # of a kind
+    kinds: "Sequence[str]" = KINDS
+    hears: str = ""  # connections that subscribe to this topic
+    number: int | None = None  # this connection
+
+
+async def summary(broker: "Broker", alerts: Alerts) -> Row:
+    """What stands above every view."""
+    found = await alerts.look()
     return {
+        "level": _level(found),
+        "alerts": len([alert for alert in found if alert["level"] in ("slow", "stuck")]),
+        **broker.context.questions.broker_row(),
+    }
+
+
+def _level(alerts: "Sequence[Row]") -> str:
+    return max([alert["level"] for alert in alerts], key=LEVELS.index, default="ok")
+
+
+async def overview(broker: "Broker", history: "History", alerts: Alerts, wanted: Wanted) -> Row:
+    """One look at everything, or at one kind of it."""
+    found = await alerts.look()
+    totals = history.rates("broker", "") | history.totals._asdict()
+    answer: Row = {
         "at": broker.context.world.wall(),
-        "level": max([s["level"] for s in alerts], key=LEVELS.index, default="ok"),
-        "broker": [{"level": c.level, "code": c.code, "text": c.text, "do": c.do}
-                   for c in why_broker(broker)],
-        "alerts": alerts[:50],
-        "queues": queue_rows,
-        "queues_in_all": len(queues),
-        "topics": topic_rows,
-        "topics_in_all": len(topics),
-        "connections": [_connection_row(broker, c) for c in connections[:most]],
-        "connections_in_all": len(connections),
-    } | {"stats": questions.broker_row()}  # fmt: skip
+        "level": _level(found),
+        "alerts": found[:ALERTS],
+        "alerts_in_all": len(found),
+        "totals": totals,
+        "stats": broker.context.questions.broker_row(),
+    }
+    if "queues" in wanted.kinds:
+        answer |= await _queues(broker, history, wanted)
+    if "topics" in wanted.kinds:
+        answer |= await _topics(broker, history, wanted)
+    if "connections" in wanted.kinds:
+        connections = _connections(broker, wanted)
+        rows = [_connection_row(broker, c) for c in connections[: wanted.most]]
+        answer |= {"connections": rows, "connections_in_all": len(connections)}
+    return answer
+
+
+async def _queues(broker: "Broker", history: "History", wanted: Wanted) -> Row:
+    queues = [(name, q) for name, q in broker.directory.queues.items() if wanted.find in name]
+    if len(queues) > wanted.most:
+        queues.sort(key=lambda e: (-history.movement("queue", e[0]), -e[1].gauge.messages, e[0]))
+    rows = []
+    for i, (name, queue) in enumerate(sorted(queues[: wanted.most], key=lambda e: e[0])):
+        if i % SLICE == SLICE - 1:
+            await trio.lowlevel.checkpoint()
+        row = broker.context.questions.queue_row(queue)
+        if "ready" in row:  # else its actor is only starting
+            rows.append(_with_cause(broker, "queue", queue, row, history, name))
+    return {"queues": rows, "queues_in_all": len(queues)}
+
+
+async def _topics(broker: "Broker", history: "History", wanted: Wanted) -> Row:
+    topics = [
+        (name, t) for name, t in broker.directory.topics.items()
+        if wanted.find in name and not name.startswith("_inbox.")
+    ]  # fmt: skip
+    if len(topics) > wanted.most:
+        topics.sort(key=lambda e: (-history.movement("topic", e[0]), e[0]))
+    rows = []
+    for i, (name, topic) in enumerate(sorted(topics[: wanted.most], key=lambda e: e[0])):
+        if i % SLICE == SLICE - 1:
+            await trio.lowlevel.checkpoint()
+        row = broker.context.questions.topic_row(topic)
+        rows.append(_with_cause(broker, "topic", topic, row, history, name))
+    return {"topics": rows, "topics_in_all": len(topics)}
 
 
 def _with_cause(
@@ -79,19 +138,29 @@ def _with_cause(
     row["cause"] = next((c.text for c in causes if c.level == row["level"]), "")
     row["rates"] = history.rates(kind, name)
     plot = history.plot(kind, name, PLOTTED)
-    row["plot"] = {"in": plot["in"], "waits": plot["waits"]}
+    row["plot"] = {key: plot[key] for key in ("in", "out", "waits")}
     return row
 
 
-def _connections(broker: "Broker", find: str) -> "Sequence[Connection]":
+def _connections(broker: "Broker", wanted: Wanted) -> "Sequence[Connection]":
     """Those that have the most to take first."""
+    if wanted.number is not None:
+        one = broker.connections.open.get(wanted.number)
+        return [] if one is None else [one]
+    find, hears = wanted.find, wanted.hears
     found = [
         c for c in broker.connections.open.values()
-        if not find or find in c.session.name or find in c.peer
-        or any([find in key[1] for key in c.session.subs])
+        if (not find or find in c.session.name or find in c.peer
+            or any([find in key[1] for key in c.session.subs]))
+        and (not hears or any([key[0] == "pubsub" and key[2] is None and _hears(key[1], hears)
+                               for key in c.session.subs]))
     ]  # fmt: skip
     found.sort(key=lambda c: (-(c.outbox.bytes + c.outbox.answer_bytes), c.number))
     return found
+
+
+def _hears(pattern: str, topic: str) -> bool:
+    return matches(split_group(pattern)[0], topic)
 
 
 def _connection_row(broker: "Broker", connection: "Connection") -> Row:
