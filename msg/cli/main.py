@@ -18,6 +18,7 @@ from msg.cli import (
     dead,
     looking,
     orders,
+    page,
     publish,
     questions,
     server,
@@ -54,14 +55,14 @@ def _root(
 
 
 for module in (
-    server, publish, consume, questions, tree, looking, dead, orders, top, tap, storage, setup,
-    bench, chaos,
+    server, publish, consume, questions, tree, looking, dead, orders, top, tap, page, storage,
+    setup, bench, chaos,
 ):  # fmt: skip
     module.register(app)
 
 PANELS = {  # what `trio-msg --help` puts together, in the order of a person's questions
     "Messages": ("pub", "send", "sub", "get", "work"),
-    "What is there": ("queues", "topics", "top", "stats", "limits", "ping"),
+    "What is there": ("queues", "topics", "top", "stats", "limits", "page", "ping"),
     "Who holds my message, and why is it stuck": ("why", "held", "trace", "peek", "tap", "tree"),
     "Putting it right": ("dead", "pause", "resume", "purge", "delete"),
     "The broker and its store": (

@@ -80,7 +80,7 @@ def config_show(
     """Print every setting, its value, and where the value comes from."""
     from msg.config import show_key, show_value
 
-    settings = _load(_given(locals()), sets)
+    settings = load_settings(_given(locals()), sets)
     values = [(where, value) for where, value in settings.values() if where != ("config",)]
     if as_json:
         print_json({
@@ -144,7 +144,8 @@ def _given(arguments: dict[str, Any]) -> dict[str, object]:
     return flags
 
 
-def _load(flags: dict[str, object], sets: list[str] | None) -> Any:
+def load_settings(flags: dict[str, object], sets: list[str] | None) -> Any:
+    """The settings as `serve` would have them."""
     from msg.config import ConfigError, load
 
     try:

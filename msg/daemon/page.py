@@ -4,8 +4,10 @@ The default address gives way when it is taken (two brokers on one machine); one
 asked for does not. The token is made once and lies in the data directory, for its owner only.
 """
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +25,8 @@ OFF = ("off", "")
 DEFAULT_PORT = 8889
 NEXT_PORTS = 20  # tried when the default one is taken
 TOKEN = "WEB_TOKEN"
+ADDRESS = "WEB_ADDRESS"  # of the page that is served from this data directory
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # listened on; how one asks for it here
 TOKEN_BITS = 256
 
 
@@ -117,13 +121,52 @@ async def start(
     if broker.drained.is_set():
         return None
     host, port = listeners[0].socket.getsockname()[:2]
+    url = f"http://{show_address(EVERYWHERE.get(host, host), port)}/"
     token = token_of(settings.data_dir, world)
 
     async def serve(task_status: "trio.TaskStatus[object]") -> None:
+        with address_file(settings.data_dir, url):
+            await serve_until_cancelled(task_status)
+
+    async def serve_until_cancelled(task_status: "trio.TaskStatus[object]") -> None:
         await server.serve_web(
             broker, listeners, host=address.host, token=token, local=address.local,
             reports=settings.reports, task_status=task_status,
         )  # fmt: skip
 
     await broker.connections.nursery.start(serve, name="web")
-    return f"http://{show_address(host, port)}/"
+    return url
+
+
+@contextlib.contextmanager
+def address_file(data_dir: str, url: str) -> Iterator[None]:
+    """While the page is served its address stands in the data directory: for `trio-msg page`."""
+    path = os.path.join(data_dir, ADDRESS)
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{url}\n")
+    except OSError as error:  # a disk that is full: the page is served all the same
+        log.warning("the page's address cannot be written", file=path, error=error.strerror)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # gone already, or it was never there
+            os.unlink(path)
+
+
+def address_in(data_dir: str) -> str | None:
+    """The address of the page that is served, or was when its broker was killed."""
+    return _line_of(os.path.join(data_dir, ADDRESS))
+
+
+def token_in(data_dir: str) -> str | None:
+    """The token for writes, for those who may read it."""
+    return _line_of(os.path.join(data_dir, TOKEN))
+
+
+def _line_of(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip() or None
+    except (OSError, ValueError):
+        return None

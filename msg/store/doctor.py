@@ -24,7 +24,7 @@ from msg.store.scan import Damage, scan
 
 _OURS = {
     LOCK, BALLAST, TRUSTED, QUARANTINE, QUEUES, TOPICS, recovery.FORMAT, recovery.CLEAN,
-    "lost+found",
+    "lost+found", "WEB_TOKEN", "WEB_ADDRESS",  # the latter two are the page's: msg/daemon/page.py
 }  # fmt: skip
 
 
