@@ -58,7 +58,7 @@ class Connection:
         self.decoder = Decoder(
             limits.frame_bytes,
             check=checks.check,
-            usual=checks.all_usual,
+            gather=checks.gather,
             errors_max=limits.errors_in_a_row,
         )
         self.limits = limits

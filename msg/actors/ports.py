@@ -224,21 +224,25 @@ class QueuePort(Port):
         by_id = self.index_by_id()
         if len(by_id) != len(self.held):
             return None
-        tags = [by_id.get(message_id) for message_id in ids]
-        return None if None in tags else self.take_by_tags(tags)  # type: ignore[arg-type]
+        tags = [by_id.pop(message_id, None) for message_id in ids]
+        if None in tags:
+            by_id.update({i: t for i, t in zip(ids, tags, strict=True) if t is not None})
+            return None
+        pop = self.held.pop
+        return [pop(tag) for tag in tags]  # type: ignore[arg-type]  # none is None
 
     def take_by_tags(self, tags: list[int]) -> list[Message] | None:
         """Take out what is held under these tags. None, and nothing is taken, unless all of
         them are held, and each is named once."""
         held = self.held
-        if len(set(tags)) < len(tags) or not all([tag in held for tag in tags]):
+        messages = [held.pop(tag, None) for tag in tags]
+        if None in messages:
+            held.update({t: m for t, m in zip(tags, messages, strict=True) if m is not None})
             return None
-        pop, by_id = held.pop, self.by_id
-        messages = [pop(tag) for tag in tags]
-        if by_id is not None:
+        if self.by_id is not None:
             for message in messages:
-                by_id.pop(message.id, None)
-        return messages
+                self.by_id.pop(message.id, None)  # type: ignore[union-attr]
+        return messages  # type: ignore[return-value]
 
     def index_by_id(self) -> dict[str, int]:
         """The table by message id; made at the first ack by id, then kept up to date."""

@@ -10,7 +10,6 @@ Ends   with its connection: `close` tells every queue and topic what to take bac
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,7 +21,7 @@ from msg.actors.outbox import contained
 from msg.actors.ports import QueuePort, Tags, TopicPort
 from msg.core import commands
 from msg.core.batches import Failure, PublishBatch, Settlement
-from msg.core.commands import Ack, Command, Nack, Publish, Touch
+from msg.core.commands import Ack, Acks, Command, Nack, Publish, Publishes, Touch
 from msg.core.credit import Consumer
 from msg.core.message import DURABILITIES, Message
 from msg.core.names import (
@@ -34,7 +33,7 @@ from msg.core.names import (
 from msg.errors import ActorStopped, ClientError
 from msg.protocol import encode
 from msg.protocol.checks import parse_from
-from msg.protocol.codec import Rejected
+from msg.protocol.codec import Item, Rejected
 
 if TYPE_CHECKING:
     from msg.actors.context import Context
@@ -88,29 +87,51 @@ class Session:
 
     # -- a read's worth of commands ---------------------------------------------------------
 
-    async def handle(self, items: Sequence[Command | Rejected], size: int) -> None:
+    async def handle(self, items: Sequence[Item], size: int) -> None:
         """Do what one read brought, in order; `size` is its bytes."""
-        batches: dict[Destination, list[Publish]] = {}
-        for kind, each in groupby(items, type):
-            run: list[Any] = list(each)
-            if kind is Publish:
-                _sort_out(run, batches)
-            elif kind is Ack:
-                self._ack_all(run)
-            else:
-                for item in run:
+        batches: dict[Destination, PublishBatch] = {}
+        for item in items:
+            match item:
+                case Publishes():
+                    self._collect(batches, item, item.items, size, bare=True)
+                case Acks():
+                    self._ack_all(item)
+                case Publish():
+                    self._collect(batches, item, [item], size)
+                case Ack():
+                    self._ack(item)
+                case _:
                     if batches:
-                        await self._publish_all(batches, size)
+                        await self._publish_all(batches)
                         batches = {}
                     self._flush_acks()
-                    if kind is Rejected:
+                    if isinstance(item, Rejected):
                         self.reject(item)
                     else:
                         await self._command(item)
         if self._acks:
             self._flush_acks()
         if batches:
-            await self._publish_all(batches, size)
+            await self._publish_all(batches)
+
+    def _collect(
+        self,
+        batches: dict[Destination, PublishBatch],
+        to: Publish | Publishes,
+        items: list[Publish],
+        size: int,
+        *,
+        bare: bool = False,
+    ) -> None:
+        """One batch for each destination."""
+        key = (to.mode, to.topic, to.durability)
+        batch = batches.get(key)
+        if batch is None:
+            level = None if to.durability is None else DURABILITIES[to.durability]
+            batches[key] = PublishBatch(self, items, level, size, bare=bare)
+        else:
+            batch.items += items
+            batch.bare = batch.bare and bare
 
     def reject(self, item: Rejected) -> None:
         self.context.counters.errors += 1
@@ -134,10 +155,8 @@ class Session:
 
     # -- publishing -------------------------------------------------------------------------
 
-    async def _publish_all(self, batches: dict[Destination, list[Publish]], size: int) -> None:
-        for (mode, name, durability), items in batches.items():
-            level = None if durability is None else DURABILITIES[durability]
-            batch = PublishBatch(self, items, level, size)
+    async def _publish_all(self, batches: dict[Destination, PublishBatch]) -> None:
+        for (mode, name, _), batch in batches.items():
             self.unanswered += 1
             try:
                 await self._hand_over(batch, mode, name)
@@ -213,16 +232,19 @@ class Session:
 
     # -- settling ---------------------------------------------------------------------------
 
-    def _ack_all(self, acks: list[Ack]) -> None:
-        """Acks that came in a row. As a rule all are of one subscription, and name what they
-        mean in one way: those are taken together."""
-        port = self.ports[0] if len(self.ports) == 1 else None
-        messages = None if port is None else _named_in(port, acks)
-        if port is None or messages is None:
-            for ack in acks:
-                self._ack(ack)
-        else:
-            self._gather(port, messages)
+    def _ack_all(self, acks: Acks) -> None:
+        """As a rule all of them are of one subscription: those are taken together."""
+        ids, tags = acks.ids, acks.tags
+        if len(self.ports) == 1:  # else an id may be held twice
+            port = self.ports[0]
+            messages = port.take_by_ids(ids) if ids else port.take_by_tags(tags)
+            if messages is not None:
+                self._gather(port, messages)
+                return
+        for message_id in ids:
+            self._ack(Ack(message_id=message_id))
+        for tag in tags:
+            self._ack(Ack(tag=tag))
 
     def _gather(self, port: QueuePort, messages: list[Message]) -> None:
         """Acked: sent on to the queue at the end of the read."""
@@ -634,30 +656,6 @@ class Session:
         for port in self.ports:
             port.queue.post(queues.Detach(port, port.close()))
         self.subs.clear()
-
-
-def _sort_out(run: list[Publish], batches: dict[Destination, list[Publish]]) -> None:
-    """Publishes that came in a row, by destination; as a rule all have the same."""
-    first = run[0]
-    topic, mode, durability = first.topic, first.mode, first.durability
-    same = [p for p in run if p.topic == topic and p.mode == mode and p.durability == durability]
-    if len(same) == len(run):
-        batches.setdefault((mode, topic, durability), []).extend(run)
-        return
-    for p in run:
-        batches.setdefault((p.mode, p.topic, p.durability), []).append(p)
-
-
-def _named_in(port: QueuePort, acks: list[Ack]) -> list[Message] | None:
-    """What these acks name, taken out of this subscription; None where it is not so simple
-    that each names one message of it, all by tags or all by ids, and asks for no answer."""
-    if any([a.id is not None or a.tags is not None or a.message_ids is not None for a in acks]):
-        return None
-    tags = [a.tag for a in acks if a.tag is not None]
-    if len(tags) == len(acks):
-        return port.take_by_tags(tags)
-    ids = [a.message_id for a in acks if a.message_id is not None]
-    return port.take_by_ids(ids) if len(ids) == len(acks) else None
 
 
 HELLO_LIMITS = frozenset(

@@ -241,7 +241,7 @@ class Passing:
     def batch_for(self, group: str, answers: Answers) -> PublishBatch:
         """The batch for one group; it reports to the answers."""
         origin = Part(group, self, answers)
-        batch = PublishBatch(origin, list(self.items), self.durability, self.size)
+        batch = PublishBatch(origin, list(self.items), self.durability, self.size, bare=False)
         batch.ids = list(self.ids)
         batch.wires = list(self.wires)
         return batch

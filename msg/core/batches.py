@@ -36,11 +36,17 @@ class PublishBatch:
                  "ids", "items", "more", "origin", "receivers", "size", "wires")  # fmt: skip
 
     def __init__(
-        self, origin: Origin, items: list[Publish], durability: int | None, size: int
+        self,
+        origin: Origin,
+        items: list[Publish],
+        durability: int | None,
+        size: int,
+        *,
+        bare: bool | None = None,
     ) -> None:
         self.origin = origin
         self.items = items
-        self.bare = are_bare(items)
+        self.bare = are_bare(items) if bare is None else bare
         self.durability = durability  # None: the destination's default
         self.size = size
         self.ids: list[str] = []
@@ -76,8 +82,10 @@ class PublishBatch:
         """The items before `index`, with their outcome, and those from there on. This batch
         stays as it was: the turn may fail, and begin anew with it."""
         size = self.size * index // len(self.items)
-        head = PublishBatch(self.origin, self.items[:index], self.durability, size)
-        rest = PublishBatch(self.origin, self.items[index:], self.durability, self.size - size)
+        head = PublishBatch(self.origin, self.items[:index], self.durability, size, bare=self.bare)
+        rest = PublishBatch(
+            self.origin, self.items[index:], self.durability, self.size - size, bare=self.bare
+        )
         if self.wires is not None:
             head.wires, head.ids = self.wires[:index], self.ids[:index]
             rest.wires, rest.ids = self.wires[index:], self.ids[index:]

@@ -42,6 +42,22 @@ class Publish(Command, tag="publish"):
     encoding: str | None = None
 
 
+class Publishes(msgspec.Struct, gc=False):
+    """Bare publishes to one destination that one read brought, as one command."""
+
+    topic: str
+    mode: Mode
+    durability: DurabilityName | None
+    items: list[Publish]
+
+
+class Acks(msgspec.Struct, gc=False):
+    """Acks of one message each that one read brought, by id or by tag, as one command."""
+
+    ids: list[str]
+    tags: list[int]
+
+
 def are_bare(publishes: "Sequence[Publish]") -> bool:
     """Whether these have nothing but a topic, a mode, a durability and a body."""
     return not any(  # of a list and not a generator: half the time

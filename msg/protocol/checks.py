@@ -11,7 +11,17 @@ from math import inf
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn
 
 from msg.core import commands
-from msg.core.commands import Ack, Command, Nack, Publish, Question, Touch, are_bare
+from msg.core.commands import (
+    Ack,
+    Acks,
+    Command,
+    Nack,
+    Publish,
+    Publishes,
+    Question,
+    Touch,
+    are_bare,
+)
 from msg.core.names import (
     ID_BYTES_MAX,
     has_wildcard,
@@ -154,21 +164,30 @@ class Checks:
         else:
             self._others[command.__class__](command)
 
-    def all_usual(self, batch: "Sequence[Command]") -> bool:
-        """Whether all of these are of the forms that most are, and right: bare publishes to
-        names that were found good, and acks of one each. Else `check` says of each what it is.
+    def gather(self, batch: "Sequence[Command]") -> "list[Publishes | Acks] | None":
+        """Where all of these are of the forms that most are, and right: the same as few
+        commands. Those are bare publishes to names that were found good, and acks of one each.
+        None: `check` says of each what it is.
 
-        One look at a field of all of them at a time: a third of the time of a `check` each.
+        It looks at a field of all of them at a time: a third of the time of a `check` each.
         """
         publishes = [c for c in batch if c.__class__ is Publish]
         acks = [c for c in batch if c.__class__ is Ack]
         if len(publishes) + len(acks) < len(batch):
-            return False
-        if publishes and not (
-            self._publishable.issuperset([p.topic for p in publishes]) and are_bare(publishes)
-        ):
-            return False
-        return not acks or _are_usual(acks)
+            return None
+        out: list[Publishes | Acks] = []
+        if publishes:
+            if not are_bare(publishes):
+                return None
+            out += _by_destination(publishes)
+            if not all([run.topic in self._publishable for run in out]):  # type: ignore[union-attr]
+                return None
+        if acks:
+            usual = _usual_acks(acks)
+            if usual is None:
+                return None
+            out.append(usual)
+        return out
 
     def _publish_to(self, topic: str) -> None:
         if has_wildcard(topic) or "@" in topic:
@@ -313,18 +332,50 @@ class Checks:
         _check_id("id", command.id)
 
 
-def _are_usual(acks: "Sequence[Ack]") -> bool:
-    """Whether each of these names one message by its tag, or each by its id, and no more."""
-    if any([a.id is not None or a.tags is not None or a.message_ids is not None for a in acks]):
-        return False
-    ids = [a.message_id for a in acks if a.message_id is not None]
-    tags = [a.tag for a in acks if a.tag is not None]
-    if len(tags) == len(acks) and not ids:
-        return min(tags) > 0 and max(tags) <= TAG_MAX
-    if len(ids) < len(acks) or tags or not all(ids) or max(map(len, ids)) > ID_BYTES_MAX:
-        return False
-    text = "".join(ids)
-    return text.isascii() and text.isprintable()
+def _by_destination(publishes: "list[Publish]") -> "list[Publishes]":
+    """As a rule all have the same."""
+    first = publishes[0]
+    topic, mode, durability = first.topic, first.mode, first.durability
+    rest = [
+        p for p in publishes if p.topic != topic or p.mode != mode or p.durability is not durability
+    ]
+    if not rest:
+        return [Publishes(topic, mode, durability, publishes)]
+    runs: dict[tuple[str, str, str | None], Publishes] = {}
+    for p in publishes:
+        run = runs.get((p.mode, p.topic, p.durability))
+        if run is None:
+            runs[p.mode, p.topic, p.durability] = Publishes(p.topic, p.mode, p.durability, [p])
+        else:
+            run.items.append(p)
+    return list(runs.values())
+
+
+def _usual_acks(acks: "list[Ack]") -> Acks | None:
+    """Where each of these names one message by its tag, or each by its id, and no more."""
+    ids = [
+        a.message_id
+        for a in acks
+        if a.id is None and a.tag is None and a.tags is None and a.message_ids is None
+    ]
+    if len(ids) == len(acks):
+        if None in ids or "" in ids or max(map(len, ids)) > ID_BYTES_MAX:  # type: ignore[arg-type]
+            return None
+        text = "".join(ids)  # type: ignore[arg-type]  # none is None
+        usual = text.isascii() and text.isprintable()
+        return Acks(ids, []) if usual else None  # type: ignore[arg-type]
+    tags = [
+        a.tag
+        for a in acks
+        if a.tag is not None
+        and a.id is None
+        and a.message_id is None
+        and a.tags is None
+        and a.message_ids is None
+    ]
+    if len(tags) == len(acks) and min(tags) > 0 and max(tags) <= TAG_MAX:
+        return Acks([], tags)
+    return None
 
 
 def _check_source(topic: str, mode: str, group: str | None, *, exact: bool = False) -> bool:

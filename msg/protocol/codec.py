@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Raw
 
 from msg.core import commands
-from msg.core.commands import Command, Publish
+from msg.core.commands import Acks, Command, Publish, Publishes
 from msg.core.names import is_id
 from msg.errors import ClientError
 from msg.protocol.checks import EXPECTED
@@ -77,9 +77,9 @@ class Rejected(msgspec.Struct):
     message_id: str | None = None
 
 
-Item = Command | Rejected
+Item = Command | Rejected | Publishes | Acks
 Check = Callable[[Command], None]
-Usual = Callable[[Sequence[Command]], bool]
+Gather = Callable[[Sequence[Command]], list[Publishes | Acks] | None]
 
 
 class Decoder:
@@ -90,8 +90,8 @@ class Decoder:
 
     `check`, where given, is called with each command and refuses it by raising a
     `ClientError` (see `msg.protocol.checks`); doing it here keeps order and the count of
-    errors in a row exact. `usual`, where given, says of many at once that `check` would pass
-    them all; it may say no of any.
+    errors in a row exact. `gather`, where given, says of many at once that `check` would pass
+    them all, and makes them few commands; it may decline any.
 
     A `Publish.message` is a view into its own line (not into the whole read): it keeps
     that line alive, about 100 bytes more than the body. Consumers copy what they keep.
@@ -105,7 +105,7 @@ class Decoder:
         limit: int = FRAME_BYTES_MAX,
         *,
         check: Check | None = None,
-        usual: Usual | None = None,
+        gather: Gather | None = None,
         stepwise: bool = False,
         errors_max: int = ERRORS_IN_A_ROW_MAX,
     ) -> None:
@@ -113,7 +113,7 @@ class Decoder:
         self._errors_max = errors_max
         self.taken = 0  # frames and refusals so far
         self._check = check
-        self._usual = usual
+        self._gather = gather
         self._framer = Framer(limit)
         self._errors_in_a_row = 0
 
@@ -259,11 +259,15 @@ class Decoder:
         if not batch:
             return
         self._framer.started = True
-        if self._check is None or (self._usual is not None and self._usual(batch)):
+        items: Sequence[Item] | None = batch
+        if self._check is not None:
+            items = self._gather(batch) if self._gather is not None else None
+        if items is not None:
             self._errors_in_a_row = 0
             self.taken += len(batch)
-            out += batch
+            out += items
             return
+        assert self._check is not None
         for command in batch:
             try:
                 self._check(command)
@@ -286,7 +290,7 @@ class Decoder:
             self._framer.close()
 
 
-def decode_frame(frame: bytes) -> Item:
+def decode_frame(frame: bytes) -> Command | Rejected:
     """One frame, begun by `{` and ended by the bracket that closes it, without its LF.
 
     `bad_frame` stands for what is not one JSON object after all; every other code means
