@@ -4,11 +4,13 @@ What fails leaves a report, written where it ran: only there are its events.
 """
 
 import os
+import signal
 import time
 import tomllib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -114,13 +116,25 @@ def run_jobs(
     try:
         waiting: deque[Future[Result]] = deque()
         for job in jobs:
-            waiting.append(pool.submit(run_job, job))
+            with _children_are_deaf():
+                waiting.append(pool.submit(run_job, job))
             if len(waiting) >= processes * AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _children_are_deaf() -> Iterator[None]:
+    """Ctrl-C reaches every process of the terminal, and only one should speak of it. A process
+    that is started while we ignore it goes on ignoring it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def cores() -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
+from msg.actors.connection import Connection
 from msg.actors.ports import TopicPort
 from msg.actors.queue import QueueActor
 from msg.core.dedup import NEW, DedupWindow
@@ -110,6 +111,43 @@ def loses_on_disconnect(patch):
             consumer.leases.clear()
 
     patch.setattr(Leases, "detach", detach)
+
+
+@caught_by("leaving-consumer", "lost")
+def loses_what_was_on_its_way(patch):
+    """What was leased and not yet written when its consumer left is forgotten."""
+    detach = Leases.detach
+
+    def forget(self, port, handed, stamp):
+        consumer = self.consumers.by_port.get(port)
+        if consumer is not None:
+            counted = set(handed)
+            unsent = [m for m in consumer.leases.values() if m.seq not in counted]
+            self.consumers.leased -= len(unsent)
+            self.books.settle(unsent)
+            for message in unsent:
+                del consumer.leases[message.seq]
+        detach(self, port, handed, stamp)
+
+    patch.setattr(Leases, "detach", forget)
+
+
+@caught_by("half-open", "not drained")
+def trusts_a_silent_connection(patch):
+    """Missed heartbeats cut nobody."""
+    check_up = Connection._check_up
+
+    def trust(self):
+        self.limits = attrs.evolve(self.limits, heartbeats_missed=1 << 30)
+        return check_up(self)
+
+    patch.setattr(Connection, "_check_up", trust)
+
+
+@caught_by("frozen-broker", "duplicate")
+def lets_leases_run_while_it_stands_still(patch):
+    """A stall of the broker's own is taken from its consumers' time."""
+    patch.setattr(Leases, "extend", lambda self, seconds: None)
 
 
 @caught_by("hung-consumer", "not drained")
