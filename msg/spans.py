@@ -23,6 +23,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from opentelemetry.context import Context
 
     from msg.actors import queue, topic
@@ -63,14 +65,15 @@ class Spans:
         name, now = actor.name, int(stamp.wall * 1e9)
         if self._committing:
             self._committed(actor, now)
-        for message in turn.logged:
+        for message in self._of_interest(turn.logged):
             self._publish(name, message, now, lasts=True)
-        for message in turn.kept:
+        for message in self._of_interest(turn.kept):
             if not message.attempts:
                 self._publish(name, message, now, lasts=False)
-        for _, settled in effects.settled:
-            for message in settled:
-                self._settle((name, message.seq), message, "ack", now)
+        if self._delivering:
+            for _, settled in effects.settled:
+                for message in settled:
+                    self._settle((name, message.seq), message, "ack", now)
         for message, attempt in turn.tried:
             if attempt is not None:
                 lines = attempt.reason.strip().splitlines()
@@ -78,7 +81,7 @@ class Spans:
                 self._settle((name, message.seq), message, attempt.why, now,
                              error=f"{attempt.why}{reason}")  # fmt: skip
         for port, messages, _ in turn.deliveries:
-            for message in messages:
+            for message in self._of_interest(messages):
                 self._deliver(name, message, getattr(port, "name", ""), now)
         for _, _, message in turn.moves:
             self._parents.pop((name, message.seq), None)
@@ -101,6 +104,10 @@ class Spans:
             span.end()
         self._committing.clear()
         self._delivering.clear()
+
+    def _of_interest(self, messages: "Sequence[Message]") -> "Sequence[Message]":
+        """Those that may have spans. As a rule few have: the rest costs a look each."""
+        return messages if self._every else [m for m in messages if HEADER in m.wire]
 
     # -- a queue's spans --------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from msg.actors.queue import Sent
 from msg.core.credit import Consumer
 from msg.core.message import Message
 
@@ -28,6 +29,7 @@ class Lease:
 
     message: Message
     consumer: Consumer
+    until: float  # its deadline; 0 = its clock does not run (yet)
     since: float | None  # when it was handed over, as far as that is known
     exact: bool  # False: a touch or a restart of the clock hides the first hand-over
 
@@ -54,14 +56,40 @@ def leases(broker: "Broker", queue: "Queue", *, exact: bool = True) -> list[Leas
             if seq in wanted:
                 known.setdefault(seq, handover.wall - ahead)
     found = []
+    noted = _written(queue)
     for consumer in ledger.consumers.values():
         for message in consumer.leases.values():
+            until = _until(message, consumer, noted)
             since = known.get(message.seq)
-            guess = message.until - consumer.ack_timeout if message.until else None
-            found.append(Lease(message, consumer, guess if since is None else since,
+            guess = until - consumer.ack_timeout if until else None
+            found.append(Lease(message, consumer, until, guess if since is None else since,
                                since is not None))  # fmt: skip
     found.sort(key=lambda lease: (inf if lease.since is None else lease.since, lease.message.seq))
     return found
+
+
+def deadlines(queue: "Queue", consumer: Consumer) -> Iterator[tuple[Message, float]]:
+    """What this consumer holds, each with its deadline; 0 = its clock does not run (yet)."""
+    noted = _written(queue)
+    for message in consumer.leases.values():
+        yield message, _until(message, consumer, noted)
+
+
+def _written(queue: "Queue") -> dict[int, float]:
+    """When frames were written of which the queue hears only with its next mail: seq -> when."""
+    return {
+        message.seq: note.at
+        for note in queue.mailbox.notes
+        if isinstance(note, Sent)
+        for message in note.messages
+    }
+
+
+def _until(message: Message, consumer: Consumer, noted: dict[int, float]) -> float:
+    if message.until or not consumer.ack_timeout:
+        return message.until
+    at = noted.get(message.seq)
+    return 0.0 if at is None else at + consumer.ack_timeout
 
 
 def next_due(ledger: "QueueLedger") -> float | None:

@@ -8,6 +8,7 @@ queue. Room is given back by `free`, not by `take`: a queue frees the room of a 
 publish when it is committed, so that a stalled disk stops the publishers and nobody else.
 """
 
+from collections.abc import Sequence
 from math import inf
 from typing import Generic, TypeVar
 
@@ -92,6 +93,11 @@ class Mailbox(Generic[T]):
         if self._free.value == 0:
             self._free.release()
         return rest
+
+    @property
+    def notes(self) -> Sequence[T]:
+        """Facts that wait for the next mail. To be looked at only."""
+        return self._notes
 
     @property
     def free_room(self) -> int:

@@ -99,8 +99,8 @@ def _in_memory(context: "Context", queue: "Queue", state: str) -> Iterator[Found
                 more: Row = {"consumer": lease.consumer.name}
                 if lease.since is not None:
                     more["since"] = rfc3339(lease.since + ahead)
-                if lease.message.until:
-                    more["deadline_s"] = round(lease.message.until - now, 3)
+                if lease.until:
+                    more["deadline_s"] = round(lease.until - now, 3)
                 yield Found(state, lease.message.seq, lease.message, more)
         case "delayed":
             for due, seq, here in delayed(ledger):
@@ -258,10 +258,10 @@ def _lease_row(
         "connection": numbers.get(getattr(consumer.port, "outbox", None)),
         "since": None if lease.since is None else rfc3339(lease.since + ahead),
         "held_s": None if lease.since is None else round(now - lease.since, 3),
-        "deadline_s": round(message.until - now, 3) if message.until else None,
+        "deadline_s": round(lease.until - now, 3) if lease.until else None,
     }
     if not lease.exact and lease.since is not None:
         row["at_least"] = True
-    if consumer.ack_timeout and not message.until:
+    if consumer.ack_timeout and not lease.until:
         row["unwritten"] = True
     return row

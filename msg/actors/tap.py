@@ -11,7 +11,7 @@ oldest (`dropped`), as any subscriber does.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msg.actors.asking import Row, choice, option, texts
 from msg.actors.ports import TopicPort
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from msg.core.ledger import Turn as QueueTurn
     from msg.core.topic import Turn as TopicTurn
     from msg.core.wire import Stamp
+
+T = TypeVar("T")
 
 EVENTS = ("published", "leased", "settled", "returned", "moved")
 RATE = 100.0  # messages a second that a tap shows, as a rule
@@ -71,9 +73,12 @@ class Tap:
         if "published" in events and (turn.logged or turn.kept):
             # what comes back to memory is kept anew; only what is new has a higher seq
             newest = self._newest.get(name, 0)
-            fresh = [m for m in (*turn.logged, *turn.kept) if m.seq > newest and not m.attempts]
+            fresh = [*turn.logged, *turn.kept]
+            seqs = [m.seq for m in fresh]
+            if not newest or min(seqs) <= newest:
+                fresh = [m for m in fresh if m.seq > newest and not m.attempts]
             if fresh:
-                self._newest[name] = max([m.seq for m in fresh])
+                self._newest[name] = max(seqs)
                 self._show(stamp, fresh, event="published", queue=name)
         if "settled" in events:
             for port, messages in effects.settled:
@@ -103,7 +108,8 @@ class Tap:
                     continue  # a replay: these were shown when they came
                 run: Any = entry[0]
                 wires += run.wires
-        self._show_wires(stamp, wires, event="published", topic=actor.name)
+        shown, left_out = self._chosen(stamp.now, wires)
+        self._show_wires(shown, left_out, event="published", topic=actor.name)
 
     def _is_over(self, services: "Services") -> bool:
         if not (self.port.closed or self.port.outbox.closed):
@@ -125,30 +131,30 @@ class Tap:
         return known
 
     def _show(self, stamp: "Stamp", messages: Sequence[Message], **fields: Any) -> None:
-        self._show_wires(stamp, [m.wire for m in messages], **fields)
+        shown, left_out = self._chosen(stamp.now, messages)
+        self._show_wires([m.wire for m in shown], left_out, **fields)
 
-    def _show_wires(self, stamp: "Stamp", wires: Sequence[bytes], **fields: Any) -> None:
+    def _show_wires(self, wires: Sequence[bytes], left_out: int, **fields: Any) -> None:
         for wire in wires:
-            self._count += 1
-            if self._count % self.every:
-                continue
-            if not self._may(stamp.now):
-                self._skipped += 1
-                continue
             told = {"id": self.id, **{k: v for k, v in fields.items() if v is not None}}
             if self._skipped:
                 told["skipped"] = self._skipped
                 self._skipped = 0
             self.port.deliver(encode.heard([wire], encode.members(tap=told)), 1)
+        self._skipped += left_out
 
-    def _may(self, now: float) -> bool:
-        """A token bucket of one second."""
+    def _chosen(self, now: float, things: Sequence[T]) -> tuple[Sequence[T], int]:
+        """Each n-th, and of these so many as the rate has room for (a bucket of one second);
+        and how many that leaves out. Nothing is done for each of those: a flood costs hardly
+        more for being seen."""
+        first = -(self._count + 1) % self.every
+        self._count += len(things)
+        wanted = things[first :: self.every]
         self._tokens = min(self.rate, self._tokens + (now - self._at) * self.rate)
         self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        shown = wanted[: int(self._tokens)]
+        self._tokens -= len(shown)
+        return shown, len(wanted) - len(shown)
 
 
 def tap(context: "Context", session: "Session", question: "commands.Tap") -> Row:

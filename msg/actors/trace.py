@@ -16,6 +16,7 @@ import trio
 from msg.actors.asking import Row, address_of, option
 from msg.actors.glance import (
     connection_numbers,
+    deadlines,
     delayed,
     ledger_of,
     moving_in,
@@ -216,15 +217,15 @@ class Tracer:
         world = self.context.world
         now = world.now()
         for consumer in ledger.consumers.values():
-            for message in consumer.leases.values():
+            for message, until in deadlines(queue, consumer):
                 if message.id == wanted:
                     number = connection_numbers(self.context.broker).get(
                         getattr(consumer.port, "outbox", None)
                     )
                     text = f'It is leased by "{consumer.name}" (connection {number}), attempt'
                     text += f" {message.attempts + 1}"
-                    if message.until:
-                        text += f", deadline in {seconds(message.until - now)}"
+                    if until:
+                        text += f", deadline in {seconds(until - now)}"
                     elif consumer.ack_timeout:
                         text += ", its frame not yet written"
                     yield "leased", message, f"{text}."

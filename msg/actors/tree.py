@@ -128,10 +128,13 @@ def senders_by_owner(places: Sequence[Place]) -> Senders:
 
 
 def stack_of(task: trio.lowlevel.Task) -> list[str]:
-    """Where a task stands, outermost first: `actors/queue.py:412 run`."""
+    """Where a task stands, outermost first: `actors/queue.py:412 run`. Trio's own last steps,
+    which are the same for all, are left out."""
     stack = []
     for frame, line in task.iter_await_frames():
         path = frame.f_code.co_filename.replace("\\", "/")
+        if path.endswith("/trio/_core/_traps.py"):
+            break
         for part in ("/msg/", "/site-packages/"):
             if part in path:
                 path = path.rpartition(part)[2]

@@ -204,7 +204,7 @@ def _held(broker: "Broker", queue: "Queue", ledger: "QueueLedger", deep: bool) -
         return
     head = found[0]
     held_s = now - head.since if head.since is not None else None
-    until = head.message.until
+    until = head.until
     late = bool(held_s is not None and until and held_s > head.consumer.ack_timeout / 2)
     text = f"{count(len(found), 'message is', 'messages are')} leased"
     text += f"; the longest held by {_named([head.consumer], connection_numbers(broker))}"

@@ -169,6 +169,7 @@ def import_(
         typer.Option("--new-ids", help="Give each message a new id, as if it were new."),
     ] = False,
     url: Url = URL,
+    as_json: AsJson = False,
 ) -> None:
     """Publish the lines of an export into a queue, each under its own id.
 
@@ -186,6 +187,10 @@ def import_(
             for batch in _batches(lines):
                 done.publish(batch)
                 bar.advance(sum([len(line) for line in batch]))
+    if as_json:
+        print_json({"imported": done.stored, "duplicates": done.duplicates,
+                    "expired": done.expired, "refused": done.refused})  # fmt: skip
+        raise Failed(done.code)
     complain(
         f"{done.stored} messages imported, {done.duplicates} were there already,"
         f" {done.expired} have expired, {done.refused} refused"

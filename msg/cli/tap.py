@@ -1,11 +1,14 @@
 """`tap`: a copy of what flows through queues and topics, for a person to look at."""
 
+import time
 from typing import Annotated, Any
 
 import typer
 
 from msg.cli.common import URL, AsJson, Url, command, complain, connect, print_json, write_line
 from msg.cli.looking import plain, preview
+
+TELL_SECONDS = 1.0  # a flood leaves something out before each line; told is the sum
 
 
 def register(app: typer.Typer) -> None:
@@ -33,16 +36,18 @@ def tap(
         options["events"] = events
     with connect(url) as client:
         client.ask({"action": "tap", "topic": name, "name": "tap", "options": options})
-        shown = 0
+        shown = left_out = 0
+        told_at = 0.0
         while count is None or shown < count:
             frame = client.receive()
             told = frame.get("tap")
             if not isinstance(told, dict):
                 continue
             shown += 1
-            left_out = told.get("skipped", 0) + frame.get("dropped", 0)
-            if left_out:
-                complain(f"{left_out} messages were left out here")
+            left_out += told.get("skipped", 0) + frame.get("dropped", 0)
+            if left_out and time.monotonic() >= told_at + TELL_SECONDS:
+                complain(f"{left_out:,} more passed unseen (--rate, --every)")
+                left_out, told_at = 0, time.monotonic()
             if as_json:
                 print_json(frame)
             else:

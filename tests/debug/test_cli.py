@@ -339,3 +339,30 @@ def test_every_command_has_help(name, capsys):
         main([*name.split(), "--help"])
     assert left.value.code == 0
     assert f"trio-msg {name}" in capsys.readouterr().out
+
+
+NO_JSON = {  # command -> why it has no --json
+    "serve": "it serves", "init": "it writes a file", "completion": "it prints a script",
+    "export": "JSON lines are what it prints",
+}  # fmt: skip
+
+
+def test_every_command_prints_json_for_programs():
+    import inspect
+
+    import typer
+
+    from msg.cli.main import app
+
+    def missing(group: typer.Typer, before: str = "") -> Iterator[str]:
+        for command in group.registered_commands:
+            assert command.callback is not None
+            name = before + (command.name or command.callback.__name__)
+            parameters = inspect.signature(inspect.unwrap(command.callback)).parameters
+            if "as_json" not in parameters and name not in NO_JSON:
+                yield name
+        for inner in group.registered_groups:
+            assert inner.typer_instance is not None
+            yield from missing(inner.typer_instance, f"{before}{inner.name} ")
+
+    assert list(missing(app)) == []

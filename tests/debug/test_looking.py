@@ -85,6 +85,25 @@ async def test_held_says_who_since_when_and_until_when(autojump_clock):
         assert held[1]["deadline_s"] is None
 
 
+async def test_a_lone_message_has_its_deadline_though_its_queue_has_not_heard_of_the_write(
+    autojump_clock,
+):
+    async with running() as broker:
+        client, worker = broker.client(), broker.client()
+        await client.publish("jobs", 1)
+        await worker.subscribe("jobs", name="worker-a")
+        await worker.expect("message")
+        await settled()
+        autojump_clock.jump(2)
+        (lease,) = (await client.ask("held", "held", topic="jobs"))["held"]
+        assert (lease["held_s"], lease["deadline_s"]) == (2.0, 28.0)
+        assert "unwritten" not in lease
+        seen = await client.ask("peek", "peek", topic="jobs", options={"state": "leased"})
+        assert seen["messages"][0]["deadline_s"] == 28.0
+        causes = (await client.ask("why", "why", name="jobs"))["subjects"][0]["causes"]
+        assert "for 2.0 s, deadline in 28 s." in causes[0]["text"]
+
+
 async def test_a_touch_does_not_hide_since_when_it_is_held(autojump_clock):
     async with running() as broker:
         client = broker.client()
