@@ -233,12 +233,17 @@ class Client:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        await self._say_goodbye()
+        # in a task of its own: asyncio's cancellation of this one knows no shield
+        self._group.start_soon(self._leave)
+        # the body's own exception is not passed on: it would come back in a group
+        await self._group.__aexit__(None, None, None)
+
+    async def _leave(self) -> None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
+            await self._say_goodbye()
         self._end(Closed("this client was closed"))
         self._shield.cancel()
         self._group.cancel_scope.cancel()
-        # the body's own exception is not passed on: it would come back in a group
-        await self._group.__aexit__(None, None, None)
 
     async def _say_goodbye(self) -> None:
         """Acks that were promised go out, and what was not begun goes back uncounted."""
@@ -250,11 +255,10 @@ class Client:
             return
         for get in self._requests.gets.values():
             give_back_held(get.messages)
-        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
-            await self._requests.wait_for_abandoned()
-            await link.flush()
-            if not link.lost:
-                await link.end()
+        await self._requests.wait_for_abandoned()
+        await link.flush()
+        if not link.lost:
+            await link.end()
 
     def _end(self, error: Exception) -> None:
         """Nothing more will be answered: whoever waits is told why."""
