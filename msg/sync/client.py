@@ -152,8 +152,8 @@ class Client:
             )  # fmt: skip
 
         iterator = iter(bodies)
-        self._loop.call(lambda: many.start(publish))
         try:
+            self._loop.call(lambda: many.start(publish))
             while some := list(islice(iterator, SLICE)):
                 going = self._loop.call(partial(many.put, some))
                 many.tell()
