@@ -24,7 +24,13 @@ from msg.core.commands import Acks, Command, Publish, Publishes
 from msg.core.names import is_id
 from msg.errors import ClientError
 from msg.protocol.checks import EXPECTED
-from msg.protocol.framing import FRAME_BYTES_MAX, Framer, fatal
+from msg.protocol.framing import (
+    FRAME_BYTES_MAX,
+    Framer,
+    brackets_of,
+    fatal,
+    without_pairs,
+)
 
 DEPTH_MAX = 64  # the frame itself counts as 1
 INT_DIGITS_MAX = 4300  # Python's own limit against quadratic conversion
@@ -58,8 +64,9 @@ _EXPONENTS = (
     re.compile(rb"E(?<=[0-9.]E)\+?[0-9]{2}"),
 )
 _THREE_DIGITS = re.compile(rb"[0-9]{3}")
-_LONG_NUMBER = re.compile(rb"[0-9]{300}")
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _MANTISSA_MAX = 300
+_LONG_NUMBER = b"0" * _MANTISSA_MAX
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"{}[]"))
 _OPENING = frozenset(b"{[")
 _QUOTE = b'"'[0]
@@ -153,9 +160,14 @@ class Decoder:
             self._pull(out, 1)
             return out
         if framer.busy:
-            end = data.find(b"\n") + 1 or len(data)
-            framer.push(data[:end])
-            self._pull(out)
+            end = data.find(b"\n") + 1
+            line = framer.take_line(data[:end]) if end else None
+            if line is not None and self._whole(line, out):
+                framer.drop()
+            else:
+                end = end or len(data)
+                framer.push(data[:end])
+                self._pull(out)
             data = data[end:]
         end = data.rfind(b"\n") + 1
         if end:
@@ -217,8 +229,8 @@ class Decoder:
         return b"\r" not in chunk or chunk.count(b"\r") == chunk.count(b"\r\n")
 
     def _whole(self, data: bytes, out: list[Item]) -> bool:
-        """Take a read that is exactly one complete frame without a LF, a common case."""
-        if self.closed or not data.endswith(b"}") or not self._plain(data, (data,)):
+        """Take what is exactly one complete frame, with or without its LF."""
+        if self.closed or not data.endswith((b"}", b"\n")) or not self._plain(data, (data,)):
             return False
         try:
             command = _decode(data)
@@ -481,6 +493,9 @@ def _flaw(frame: bytes) -> str | None:
 def _is_deeper(text: bytes, depth_max: int) -> bool:
     if text.count(b"{") + text.count(b"[") <= depth_max:
         return False
+    brackets, _ = brackets_of(text)
+    if brackets is not None and not without_pairs(brackets, depth_max):
+        return False
     depth = 0
     for bracket in _STRING.sub(b"", text).translate(None, _NOT_BRACKETS):
         if bracket in _OPENING:
@@ -503,7 +518,7 @@ def _perhaps_huge(text: bytes) -> bool:
     if (
         len(text) >= _MANTISSA_MAX
         and _THREE_DIGITS.search(text[::100]) is not None
-        and _LONG_NUMBER.search(text) is not None
+        and _LONG_NUMBER in text.translate(_DIGITS_ALIKE)
     ):
         return True
     for exponents in _EXPONENTS:

@@ -20,13 +20,20 @@ HELLO_BYTES_MAX = 4096  # before authentication: a stranger gets no megabyte
 
 _INSIDE = rb'[^"\\\n]*+(?:\\[^\n][^"\\\n]*+)*+'
 _STRING_REST = re.compile(_INSIDE)
-# A whole string is one token; a quote alone is a string that is not complete yet.
-_TOKEN = re.compile(rb'"%b"|[{}\[\]\n"]' % _INSIDE)
+# A short plain string is one token; a quote alone begins one that is long, has escapes or is
+# not complete yet. Those are searched for their end by `find`, 100 times as fast a byte.
+_TOKEN = re.compile(rb'"[^"\\\n]{0,200}+"|[{}\[\]\n"]')
 _NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 _NOT_BLANK_IN_LINE = re.compile(rb"[^ \t\r]")
 
-_QUOTE, _LF = b'"'[0], b"\n"[0]
+_QUOTE, _LF, _BACKSLASH = b'"'[0], b"\n"[0], b"\\"[0]
 _OPENING, _CLOSING = frozenset(b"{["), frozenset(b"}]")
+
+_SKIP_BYTES = 512  # from here on it pays to look at many bytes at once
+_PAIRS_ROUNDS = 20  # of taking out pairs of brackets; deeper ones are counted one by one
+_ESCAPED = b"\1\1"
+_TO_ROUND = bytes.maketrans(b"{[}]", b"(())")
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"{}[]\1"))
 
 
 class _State(Enum):
@@ -35,6 +42,45 @@ class _State(Enum):
     GARBAGE = "in a line that began with something else; its LF ends it"
     DISTRUSTED = "after an object that could not be parsed; only its LF proves its end"
     CLOSED = "after a fatal error or the end: whatever comes is dropped"
+
+
+def _string_rest(buffer: bytearray, at: int) -> int:
+    """From inside a string: the index of its closing quote or of a LF in it; or where the bytes
+    run out, perhaps behind a backslash that waits for its character."""
+    end = buffer.find(_QUOTE, at)
+    if end < 0:
+        end = len(buffer)
+    if buffer.find(_BACKSLASH, at, end) < 0 and buffer.find(_LF, at, end) < 0:
+        return end
+    rest = _STRING_REST.match(buffer, at)
+    assert rest is not None  # it matches the empty string too
+    return rest.end()
+
+
+def brackets_of(text: bytes, in_string: bool = False) -> tuple[bytes | None, bool]:
+    """The brackets outside of strings, all as ( and ); and whether a string is open at the end.
+
+    None for text that is no JSON, in that it has escapes outside of strings: where its strings
+    begin, only a look at each byte tells. `in_string`: whether one is open at the beginning.
+    """
+    if b"\\" in text:
+        text = text.replace(b"\\\\", _ESCAPED).replace(b'\\"', _ESCAPED)
+    parts = text.split(b'"')
+    outside = b"".join(parts[1 if in_string else 0 :: 2])
+    brackets = outside.translate(_TO_ROUND, _NOT_STRUCTURE)
+    if _ESCAPED[:1] in brackets:
+        return None, in_string
+    return brackets, in_string ^ (len(parts) % 2 == 0)
+
+
+def without_pairs(brackets: bytes, rounds: int) -> bytes:
+    """Take out pairs that have nothing between them, so many times: what nests less is gone."""
+    for _ in range(rounds):
+        fewer = brackets.replace(b"()", b"")
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    return brackets
 
 
 def fatal(error: ClientError) -> FatalClientError:
@@ -214,14 +260,48 @@ class Framer:
         self._finish(end)
         return frame
 
+    def take_line(self, end: bytes) -> bytes | None:
+        """The line that the pending object makes with these bytes, which end in a LF; None when
+        something else is pending. It stays pending until `drop`."""
+        return bytes(self._buffer[self._start :]) + end if self.partial else None
+
+    def drop(self) -> None:
+        """What was pending has been dealt with."""
+        self._finish(len(self._buffer))
+
+    def _skip(self) -> bool:
+        """Pass over all new bytes of an object that does not end in them, without a look at
+        each token: 10 ns a byte of objects, where the tokens take 100. False: nothing passed."""
+        region = bytes(self._buffer[self._at :])
+        if (len(region) - len(region.rstrip(b"\\"))) % 2:
+            region = region[:-1]  # it waits for its character
+        if b"\n" in region:
+            return False
+        brackets, in_string = brackets_of(region, self._in_string)
+        if brackets is None:
+            return False  # each token counts
+        depth = self._depth
+        if depth == 0:  # the object begins here: its own bracket must not be taken for a pair
+            depth, brackets = 1, brackets[1:]
+        brackets = without_pairs(brackets, _PAIRS_ROUNDS)
+        closing = brackets.find(b"(")
+        if closing < 0:
+            closing = len(brackets)
+        if closing >= depth or b")" in brackets[closing:]:
+            return False  # the object ends here, or is deep
+        self._depth = depth + len(brackets) - 2 * closing
+        self._in_string = in_string
+        self._at += len(region)
+        return True
+
     def _scan(self) -> int | None:
         """Go on to the end of the object or the LF in it: the index behind that, or None."""
+        if len(self._buffer) - self._at >= _SKIP_BYTES and self._skip():
+            return None
         buffer, depth, at = self._buffer, self._depth, self._at
         while True:
             if self._in_string:
-                rest = _STRING_REST.match(buffer, at)
-                assert rest is not None  # it matches the empty string too
-                at = rest.end()
+                at = _string_rest(buffer, at)
                 # Either the bytes ran out, perhaps behind a backslash that waits for its
                 # character, or here is the closing quote or a LF.
                 if buffer[at : at + 2] == b"\\\n":

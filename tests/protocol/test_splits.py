@@ -1,10 +1,12 @@
 """However a stream is cut into reads, and with or without newlines, the results are equal."""
 
 import json
+from unittest import mock
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from msg.protocol import framing
 from tests.protocol.wire import HELLO, cut, kinds, plain, read
 
 names = st.sampled_from(["jobs", "a.b", "é", "x" * 128])
@@ -96,6 +98,19 @@ def test_any_splitting_gives_the_same(stream, greeted, places, limit):
     assert pieces == whole
     assert single == whole
     assert one.taken == two.taken == len(whole)
+
+
+@given(streams, st.lists(st.integers(0, 400), max_size=5))
+@settings(max_examples=300)
+def test_passing_over_many_bytes_at_once_gives_the_same(stream, places):
+    """As large frames do, whose tokens nobody looks at one by one."""
+    stream = HELLO + stream
+    places = [place for place in places if place <= len(stream)]
+    exact, _ = read(*cut(stream, places), eof=True)
+    with mock.patch.object(framing, "_SKIP_BYTES", 1):
+        passed, _ = read(*cut(stream, places), eof=True)
+        single, _ = read(*cut(stream, range(len(stream))), eof=True)
+    assert passed == single == exact
 
 
 @given(st.lists(frames, min_size=1, max_size=6), st.data())
