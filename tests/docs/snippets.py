@@ -4,7 +4,8 @@ python    a program, run against a broker; the `text` block after it is what it 
           file (it defines `test_…`), run by pytest.
 console   `$ command`, and what it prints; one with a comment behind it is not run. One broker
           for each document. `…` is whatever is there, made ids are any ids. A command that ends
-          with & runs on; what it prints comes after what the next command prints.
+          with & runs on; what it prints comes after what the next command prints. The settings
+          that the document shows are that broker's.
 toml      settings, or a scenario: read by the program that is to read it.
 sh        not run, but each `trio-msg` in it is a command with these options.
 """
@@ -17,6 +18,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Self
 
@@ -52,7 +54,7 @@ def snippets(path: Path, *languages: str) -> list[Snippet]:
 def _all(path: Path) -> Iterator[Snippet]:
     text = path.read_text(encoding="utf-8")
     matches = list(FENCE.finditer(text))
-    for match, following in zip(matches, [*matches[1:], None], strict=True):
+    for match, following in zip_longest(matches, matches[1:]):
         after = ""
         if following is not None and following.group(2) == "text":
             between = text[match.end() : following.start()]
@@ -175,7 +177,8 @@ def _plain(text: str) -> str:
     text = STAMP.sub("TIME", ID.sub("ID", text))
     text = re.sub(r"\bwork-\d+", "work-PID", text)
     text = re.sub(r" *\b[\d.]+ (s|ms|runs/s)\b", r" N \1", text)
-    return re.sub(r" +\d{3,}\b", " N", text)
+    text = re.sub(r" +\d{3,}\b", " N", text)
+    return re.sub(r" {2,}", "  ", text)  # the width of a column
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -186,12 +189,15 @@ def commands(text: str) -> Iterator[list[str]]:
         lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         words: list[str] | None = None
+        begins = True  # whether the next word is a command
         for word in [*lexer, ";"]:
             if set(word) <= set("();<>|&"):
                 if words is not None:
                     yield words
-                words = None
+                words, begins = None, True
             elif words is not None:
                 words.append(word)
-            elif word == "trio-msg" or word.endswith("/trio-msg"):
+            elif begins and (word == "trio-msg" or word.endswith("/trio-msg")):
                 words = []
+            else:
+                begins = word.partition("=")[0].isupper()  # NAME=value before the command

@@ -21,6 +21,11 @@ def of(*languages):
     return [snippet for path in DOCUMENTS for snippet in snippets(path, *languages)]
 
 
+def kind_of(snippet):
+    table = tomllib.loads(snippet.text)
+    return "pytest" if "tool" in table else "scenario" if "client" in table else "settings"
+
+
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
     with Broker(tmp_path_factory.mktemp("broker")) as running:
@@ -35,7 +40,12 @@ def documents_with(language):
 def test_commands_print_what_stands_below_them(path, tmp_path):
     if "jq" in path.read_text(encoding="utf-8"):
         need("jq")
-    with Broker(tmp_path) as running, Shell(tmp_path, running.url) as shell:
+    config = tmp_path / "msg.toml"
+    config.write_text("".join(s.text for s in snippets(path, "toml") if kind_of(s) == "settings"))
+    with (
+        Broker(tmp_path, "--config", str(config)) as running,
+        Shell(tmp_path, running.url) as shell,
+    ):
         for snippet in snippets(path, "console"):
             came = shell.console(snippet.text)
             assert not told_wrong(snippet.text, came), f"{snippet}\n{came}"
@@ -44,7 +54,8 @@ def test_commands_print_what_stands_below_them(path, tmp_path):
 @pytest.mark.parametrize("snippet", of("python"), ids=str)
 def test_programs_run_and_print_what_is_told(snippet, broker, tmp_path):
     is_test = "def test_" in snippet.text
-    assert is_test or "run(" in snippet.text, "neither a program nor a test file"
+    is_program = "run(" in snippet.text or "msg.sync" in snippet.text
+    assert is_test or is_program, "neither a program nor a test file"
     with Shell(tmp_path, broker.url) as shell:
         came = shell.program(snippet.text, test=is_test)
     if snippet.after:
@@ -53,13 +64,13 @@ def test_programs_run_and_print_what_is_told(snippet, broker, tmp_path):
 
 @pytest.mark.parametrize("snippet", of("toml"), ids=str)
 def test_settings_and_scenarios_are_read(snippet):
-    table = tomllib.loads(snippet.text)
-    if "tool" in table:
-        assert table["tool"].keys() == {"pytest"}
-    elif "client" in table:
+    if kind_of(snippet) == "pytest":
+        options = tomllib.loads(snippet.text)["tool"]["pytest"]["ini_options"]
+        assert options.keys() <= {"msg_scenarios"}
+    elif kind_of(snippet) == "scenario":
         parse_scenario(snippet.text)
     else:
-        _, problems = from_table(table, lambda where: ".".join(where))
+        _, problems = from_table(tomllib.loads(snippet.text), lambda where: ".".join(where))
         assert problems == []
 
 
