@@ -147,22 +147,22 @@ def connect(url: str | None = None, **options: Unpack[ConnectOptions]) -> "Clien
 
     Without a url, the environment's `MSG_URL` or msg://localhost:8888. Options:
 
-    name             shown to who asks the broker who holds what
-    token, user, password
-                     for brokers that want to know who this is
-    wait             seconds to try for the first connection; 0 fails at once
-    reconnect        False: the client ends with its first connection
-    reconnect_max    the longest pause between two tries, in seconds
-    connect_timeout  for each try
-    heartbeat        seconds; a broker silent for two of them counts as gone, and it cuts a
-                     client silent for two. 0: never
-    window, window_bytes
-                     how much may be published and not yet confirmed; more waits
-    resend_for       seconds after which an unanswered publish is given up rather than sent
-                     again: less than the broker's window of seen ids
-    converter        a cattrs converter for bodies, in both directions
-    dial             makes the byte stream (anyio.abc.ByteStream) instead of TCP to the url
-    rng              the randomness of ids and pauses, for runs that repeat
+        name             shown to who asks the broker who holds what
+        token, user, password
+                         for brokers that want to know who this is
+        wait             seconds to try for the first connection; 0 fails at once
+        reconnect        False: the client ends with its first connection
+        reconnect_max    the longest pause between two tries, in seconds
+        connect_timeout  for each try
+        heartbeat        seconds; a broker silent for two of them counts as gone, and it cuts a
+                         client silent for two. 0: never
+        window, window_bytes
+                         how much may be published and not yet confirmed; more waits
+        resend_for       seconds after which an unanswered publish is given up rather than sent
+                         again: less than the broker's window of seen ids
+        converter        a cattrs converter for bodies, in both directions
+        dial             makes the byte stream (anyio.abc.ByteStream) instead of TCP to the url
+        rng              the randomness of ids and pauses, for runs that repeat
     """
     if unknown := options.keys() - ConnectOptions.__annotations__.keys():
         name = min(unknown)
