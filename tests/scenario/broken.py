@@ -185,7 +185,7 @@ def forgets_the_attempt_count(patch):
     patch.setattr(Leases, "_return", blank)
 
 
-@caught_by("full-queue", "disorder")
+@caught_by("stalled-link", "disorder")
 def reorders(patch):
     """Takes the youngest of the line first."""
 

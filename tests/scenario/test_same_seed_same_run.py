@@ -12,7 +12,7 @@ from tests.scenario.hashes import SCENARIOS
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = sorted(path.stem for path in SCENARIOS.glob("*.toml"))
-SAMPLE = ["lost-acks", "mixed", "power-cut", "queue-crash"]
+SAMPLE = ["lost-acks", "mixed", "power-cut"]
 SIMULATED = [
     name for name in NAMES if "sim" not in read_scenario(SCENARIOS / f"{name}.toml").not_on
 ]
