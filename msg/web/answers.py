@@ -34,6 +34,7 @@ CURSOR = {"cursor": {**TEXT, "description": "There is more: ask again with it."}
 
 CAUSE = thing(level=LEVEL, code=TEXT, text=TEXT, do=TEXT)
 SUBJECT = thing(kind=TEXT, name=TEXT, level=LEVEL, causes=many(CAUSE))
+ALERT = thing(kind=TEXT, name=TEXT, names=many(TEXT), count=WHOLE, level=LEVEL, causes=many(CAUSE))
 STORE = thing(rounds=WHOLE, last_round_s=NUMBER, busy_s=NUMBER, disk_full=FLAG)
 SERVER = thing(
     version=TEXT, draining=FLAG, uptime_s=NUMBER, outbound_bytes=WHOLE, backlog_bytes=WHOLE,
@@ -122,7 +123,7 @@ ANSWERS: dict[tuple[str, str], Schema] = {
         {"queues": many(thing(QUEUE_ROW, name=TEXT, state=TEXT, **SEEN)), "queues_in_all": WHOLE,
          "topics": many(thing(TOPIC_ROW, name=TEXT, state=TEXT, **SEEN)), "topics_in_all": WHOLE,
          "connections": many(CONNECTION), "connections_in_all": WHOLE},
-        at=NUMBER, level=LEVEL, alerts=many(SUBJECT), alerts_in_all=WHOLE,
+        at=NUMBER, level=LEVEL, alerts=many(ALERT), alerts_in_all=WHOLE,
         totals=thing(in_=NUMBER, out=NUMBER, acks=NUMBER, ready=WHOLE, leased=WHOLE,
                      delayed=WHOLE, dead=WHOLE),
         stats=thing(**BROKER),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from msg.actors.causes import LEVELS, worst
-from msg.actors.why import look, why
+from msg.actors.causes import LEVELS, Cause, worst
+from msg.actors.why import look, why_broker
 from msg.core.names import split_group
 from msg.core.patterns import matches
 
@@ -26,15 +26,24 @@ SHOWN_MAX = 1000
 ALERTS = 50
 PLOTTED = 40  # samples of the small plots
 SLICE = 20
+NAMES = 12  # of subjects with the same causes
+FEW = 3  # so many with the same causes are shown each by itself
+SERIOUS = ("slow", "stuck")
 FRESH_S = 1.0  # several pages that are open look at all once
 KINDS = ("queues", "topics", "connections")
+# notes of a moment, that come and go with each message: a table that shows them is restless
+PASSING = ("leased", "unanswered")
 
 Row = dict[str, Any]
 
 
 @attrs.define
 class Alerts:
-    """Everything that is not as it should be, worst first; looked for once a second at most."""
+    """Everything that is not as it should be, worst first; looked for once a second at most.
+
+    Three thousand queues without a consumer are one alert, with some of their names: so they
+    do not hide the one connection that hangs.
+    """
 
     broker: "Broker"
     _found: list[Row] = attrs.field(factory=list)
@@ -45,10 +54,51 @@ class Alerts:
         async with self._looking:
             now = self.broker.context.world.now()
             if now - self._at >= FRESH_S:
-                subjects = [s for s in await why(self.broker, None) if s["level"] != "ok"]
-                subjects.sort(key=lambda subject: -LEVELS.index(subject["level"]))
-                self._found, self._at = subjects, now
+                self._found, self._at = await self._look(), now
             return self._found
+
+    async def _look(self) -> list[Row]:
+        broker = self.broker
+        alike: dict[tuple[str, ...], list[tuple[str, list[Cause]]]] = {}
+        counts: dict[tuple[str, ...], int] = {}
+        whole = [cause for cause in why_broker(broker) if cause.level in SERIOUS]
+        if whole:
+            alike["broker",], counts["broker",] = [("broker", whole)], 1
+        things: list[tuple[str, str, Any]] = [
+            *(("queue", name, queue) for name, queue in sorted(broker.directory.queues.items())),
+            *(("topic", name, topic) for name, topic in sorted(broker.directory.topics.items())),
+            *(("connection", str(number), c) for number, c in broker.connections.open.items()),
+        ]
+        for i, (kind, name, thing) in enumerate(things):
+            if i % SLICE == SLICE - 1:
+                await trio.lowlevel.checkpoint()
+            causes = [cause for cause in look(broker, kind, thing) if cause.level in SERIOUS]
+            if causes:
+                key = (kind, *[cause.code for cause in causes])
+                counts[key] = counts.get(key, 0) + 1
+                if counts[key] <= NAMES:
+                    alike.setdefault(key, []).append((name, causes))
+        found: list[Row] = []
+        for key, subjects in alike.items():
+            if counts[key] > FEW:
+                found.append(_alert(key[0], subjects, counts[key]))
+            else:
+                found += [_alert(key[0], [subject], 1) for subject in subjects]
+        found.sort(key=lambda alert: (-LEVELS.index(alert["level"]), -alert["count"]))
+        return found
+
+
+def _alert(kind: str, subjects: "Sequence[tuple[str, list[Cause]]]", count: int) -> Row:
+    """Of several the causes are those of the first."""
+    name, causes = subjects[0]
+    return {
+        "kind": kind,
+        "name": name,
+        "names": [name for name, _ in subjects],
+        "count": count,
+        "level": worst(causes),
+        "causes": [attrs.asdict(cause) for cause in causes],
+    }
 
 
 @attrs.frozen
@@ -67,7 +117,7 @@ async def summary(broker: "Broker", alerts: Alerts) -> Row:
     found = await alerts.look()
     return {
         "level": _level(found),
-        "alerts": len([alert for alert in found if alert["level"] in ("slow", "stuck")]),
+        "alerts": sum([alert["count"] for alert in found]),
         **broker.context.questions.broker_row(),
     }
 
@@ -84,7 +134,7 @@ async def overview(broker: "Broker", history: "History", alerts: Alerts, wanted:
         "at": broker.context.world.wall(),
         "level": _level(found),
         "alerts": found[:ALERTS],
-        "alerts_in_all": len(found),
+        "alerts_in_all": sum([alert["count"] for alert in found]),
         "totals": totals,
         "stats": broker.context.questions.broker_row(),
     }
@@ -133,13 +183,22 @@ def _with_cause(
     broker: "Broker", kind: str, thing: Any, row: Row, history: "History", name: str
 ) -> Row:
     """The row, its level with the gravest cause, and its small plot."""
-    causes = look(broker, kind, thing)
-    row["level"] = worst(causes)
-    row["cause"] = next((c.text for c in causes if c.level == row["level"]), "")
+    row["level"], row["cause"] = _gravest(broker, kind, thing)
     row["rates"] = history.rates(kind, name)
     plot = history.plot(kind, name, PLOTTED)
     row["plot"] = {key: plot[key] for key in ("in", "out", "waits")}
     return row
+
+
+def _gravest(broker: "Broker", kind: str, thing: Any) -> tuple[str, str]:
+    """(level, sentence)."""
+    causes = [
+        cause
+        for cause in look(broker, kind, thing)
+        if cause.level != "note" or cause.code not in PASSING
+    ]
+    level = worst(causes)
+    return level, next((cause.text for cause in causes if cause.level == level), "")
 
 
 def _connections(broker: "Broker", wanted: Wanted) -> "Sequence[Connection]":
@@ -165,8 +224,7 @@ def _hears(pattern: str, topic: str) -> bool:
 
 def _connection_row(broker: "Broker", connection: "Connection") -> Row:
     session, outbox = connection.session, connection.outbox
-    causes = look(broker, "connection", connection)
-    level = worst(causes)
+    level, cause = _gravest(broker, "connection", connection)
     held = sum([len(port.held) for port in session.ports])
     return {
         "number": connection.number,
@@ -182,5 +240,5 @@ def _connection_row(broker: "Broker", connection: "Connection") -> Row:
         "read_bytes": connection.read_bytes,
         "written_bytes": connection.written_bytes,
         "level": level,
-        "cause": next((c.text for c in causes if c.level == level), ""),
+        "cause": cause,
     }  # fmt: skip

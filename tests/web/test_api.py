@@ -251,7 +251,21 @@ async def test_the_overview_names_what_is_wrong_worst_first(autojump_clock):
         assert jobs["cause"]
         assert [row["client"] for row in seen["connections"]] == ["", ""]
         summary = (await site.get("/api/summary")).json
-        assert (summary["level"], summary["alerts"]) == ("stuck", len(seen["alerts"]))
+        assert (summary["level"], summary["alerts"]) == ("stuck", seen["alerts_in_all"])
+
+
+async def test_what_is_alike_is_one_alert_and_hides_nothing(autojump_clock):
+    async with running() as broker:
+        client = broker.client()
+        for n in range(300):
+            await client.publish(f"q{n:03}", 1, durability="memory")
+        await client.publish("stopped", 1)
+        await client.ask("pause", topic="stopped", mode="queue")
+        await settled()
+        seen = (await Site(broker).get("/api/overview", n=1)).json
+        assert [(a["count"], a["name"]) for a in seen["alerts"]] == [(300, "q000"), (1, "stopped")]
+        assert seen["alerts"][0]["names"][:2] == ["q000", "q001"]
+        assert seen["alerts_in_all"] == 301
 
 
 async def test_the_overview_finds_and_limits(autojump_clock):

@@ -38,6 +38,8 @@ function route() {
   page.view.enter?.(page.state, context());
   document.title = `${page.arg || NAV.find(([id]) => id === page.name)?.[1]} · trio-msg`;
   window.scrollTo(0, 0);
+  draw();
+  document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   look();
 }
 
@@ -82,7 +84,9 @@ function draw() {
   } else if (page.data) {
     render(main, h("div", { key: `${page.name}/${page.arg}`, class: `view v-${page.name}${page.failed ? " stale" : ""}` },
       page.view.draw(page.data, context())));
-  } else if (page.failed) {
+  } else if (!page.failed) {
+    render(main, h("p", { class: "empty" }, "Asking the broker …"));
+  } else {
     render(main, h("p", { class: "empty" }, page.failed, " It is asked again every two seconds."));
   }
 }

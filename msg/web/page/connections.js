@@ -31,7 +31,7 @@ export function connectionTable(rows) {
         h("td", { "data-title": "Subscribed to", class: row.subscriptions.length ? "names" : "names zero" }, row.subscriptions.join(", "), row.subscribed > row.subscriptions.length && ` and ${row.subscribed - row.subscriptions.length} more`),
         cell("Age", span(row.age_s)), cell("Published", number(row.published)), cell("Held", number(row.held)),
         cell("To send", row.to_send ? size(row.to_send) : "0"), cell("Read", size(row.read_bytes)), cell("Written", size(row.written_bytes))),
-      (row.level === "slow" || row.level === "stuck") && row.cause && h("tr", { class: "why" }, h("td", { colspan: "9" }, sentence(row.cause)))))));
+      row.level !== "ok" && row.cause && h("tr", { class: "why" }, h("td", { colspan: "9" }, sentence(row.cause)))))));
 }
 
 export const connection = {

@@ -29,7 +29,7 @@ export const overview = {
         tile("Loop", span(stats.server.loop_lag_s), "how late it runs")),
       all.alerts.length > 0
         ? h("section", null, h("h2", null, "Needs a look", h("span", { class: "count" }, number(all.alerts_in_all))), alerts(all.alerts),
-          all.alerts_in_all > all.alerts.length && h("p", { class: "more" }, `${number(all.alerts_in_all - all.alerts.length)} more: `, code("trio-msg why"), " names them all."))
+          all.alerts_in_all > all.alerts.reduce((sum, alert) => sum + alert.count, 0) && h("p", { class: "more" }, code("trio-msg why"), " names them all."))
         : (all.queues_in_all || all.topics_in_all) > 0 && h("p", { class: "well" }, h("i", { class: "mark ok" }), "Nothing is stuck and nothing is slow."),
       all.queues_in_all + all.topics_in_all > 0 && h("section", { class: "card pad" },
         h("div", { class: "charts" },

@@ -26,12 +26,23 @@ export function causes(list) {
 
 export function alerts(list) {
   return h("div", { class: "alerts" }, list.map((subject) => {
+    if (subject.count > 1) return alike(subject);
     const name = subject.kind === "broker" ? "The broker" : subject.kind === "connection" ? `Connection ${subject.name}` : subject.name;
     return h("article", { class: `alert card ${subject.level}`, key: `${subject.kind} ${subject.name}` },
       h("header", null, mark(subject.level), h("span", { class: "kind" }, subject.kind),
         subject.kind === "broker" ? h("b", null, name) : h("a", { href: link(subject.kind, subject.name) }, name)),
       causes(subject.causes.filter((cause) => cause.level !== "note")));
   }));
+}
+
+// Many subjects with the same causes: some of their names, and what is with the first.
+function alike(group) {
+  return h("article", { class: `alert card ${group.level}`, key: `${group.kind} ${group.causes.map((cause) => cause.code)}` },
+    h("header", null, mark(group.level), h("span", { class: "kind" }, "alike"), h("b", null, many(group.count, group.kind))),
+    h("p", { class: "names" }, group.names.map((name, i) => [i > 0 && ", ", h("a", { href: link(group.kind, name) }, name)]),
+      group.count > group.names.length && ` and ${number(group.count - group.names.length)} more.`),
+    h("p", { class: "dim" }, `${group.kind === "connection" ? `Connection ${group.name}` : group.name}, for one:`),
+    causes(group.causes));
 }
 
 export function tile(title, value, note = "", level = "") {
