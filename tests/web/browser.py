@@ -85,7 +85,7 @@ class Page:
         }})()"""
         with trio.move_on_after(PATIENCE_S):
             # asked again from here: where scripts are forbidden, timers are too
-            while not (value := await self.js(look)):
+            while not (value := await self.js(look)):  # noqa: ASYNC110
                 await trio.sleep(LOOK_S)
             return value
         text = await self.js("document.body.innerText")
