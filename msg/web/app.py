@@ -61,6 +61,7 @@ class Web:
         self.history = History()
         self.alerts = Alerts(broker)
         self.metrics = Metrics(broker)
+        self.scraping = trio.Lock()
 
     def app(self) -> Starlette:
         routes: list[Any] = [
@@ -177,7 +178,11 @@ class Web:
         return _json({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        async with self.scraping:
+            for _slice in self.metrics.readings():
+                await trio.lowlevel.checkpoint()
+            text = await trio.to_thread.run_sync(self.metrics.text)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _: Request) -> Response:
         return _json(description())
