@@ -32,6 +32,7 @@ READ_BYTES = 1 << 16
 READ_BYTES_MORE = 1 << 18  # after a read that was full: the larger, the fewer turns a message costs
 LINGER_S = 2.0  # after an error that closes: so long the client may take to read it
 FLUSH_S = 5.0
+STALL_S = 1.0  # a check-up that is so late says nothing about the client
 CLOSED = "closed by the client"
 
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -189,6 +190,8 @@ class Connection:
         True: a frame stayed incomplete for too long; it has been answered, and it closes.
         """
         now = self.context.world.now()
+        if now - self._scope.deadline > STALL_S:
+            self._forgive(now)
         if self._writing_since != inf and now >= self._stall_due():
             if self.outbox.room <= 0 or self.outbox.answer_bytes > self.limits.answer_bytes:
                 raise Cut(f"took no bytes for {self.limits.write_stall_seconds:g} s")
@@ -205,6 +208,15 @@ class Connection:
                 self.session.reject(item)
             return True
         return False
+
+    def _forgive(self, now: float) -> None:
+        """The broker itself stood still: what was said meanwhile waits in the socket, unread."""
+        self._last_read = now
+        self._pings = 0
+        if self._partial_since != inf:
+            self._partial_since = now
+        if self._writing_since != inf:
+            self._writing_since = now
 
     def _patience(self) -> float:
         """How long what has begun to come in may stay incomplete."""

@@ -6,7 +6,9 @@ Tells  a `Tick` to each mailbox whose time has come.
 Ends   when cancelled.
 
 It also notices when the broker itself stood still (a stopped process, a long turn): the
-time that was lost is in the tick, so that no lease expires for the broker's own fault.
+time that was lost is in the tick, so that no lease expires for the broker's own fault. It is
+never too little: after a SIGCONT deadlines strike before the sockets are looked at, and an ack
+that waits in one must find its lease alive.
 """
 
 import heapq
@@ -18,6 +20,7 @@ import attrs
 import trio
 
 STALL_S = 0.25  # later than this is a stall and not a busy moment
+BEAT_S = 1.0  # it wakes at least so often: a stall is known to have begun after the last time
 
 
 @attrs.frozen
@@ -41,6 +44,9 @@ class Timer:
         self._heap: list[tuple[float, int, Alarmed]] = []
         self._numbers = count()
         self._scope: trio.CancelScope | None = None
+        self._seen = -inf  # when it woke last
+        self._stalled = 0.0  # seconds, of the last stall
+        self._stalled_until = -inf
 
     def arm(self, at: float, mailbox: Alarmed) -> None:
         """Post a Tick at `at` (monotonic seconds), and not when it was armed for before."""
@@ -50,18 +56,23 @@ class Timer:
             self._scope.deadline = at
 
     async def run(self) -> None:
+        self._seen = trio.current_time()
         while True:
             due = self._heap[0][0] if self._heap else inf
-            with trio.CancelScope(deadline=due) as self._scope:
+            with trio.CancelScope(deadline=min(due, self._seen + BEAT_S)) as self._scope:
                 await trio.sleep_forever()
             now = trio.current_time()
-            late = now - self._scope.deadline
-            stalled = late if late > STALL_S else 0.0
+            # who arms for a time that is over already is not late
+            if now - max(self._scope.deadline, self._seen) > STALL_S:
+                self._stalled = now - self._seen + STALL_S
+                self._stalled_until = now
+            self._seen = now
             while self._heap and self._heap[0][0] <= now:
                 at, _, mailbox = heapq.heappop(self._heap)
                 if self._due.get(mailbox) == at:
                     del self._due[mailbox]
-                    mailbox.post(Tick(stalled))
+                    # also when it was armed only after the stall that it fell into
+                    mailbox.post(Tick(self._stalled if at <= self._stalled_until else 0.0))
             if len(self._heap) > 2 * len(self._due) + 64:
                 self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
                 heapq.heapify(self._heap)

@@ -43,6 +43,7 @@ END_S = 30.0  # more than `drain_seconds`; then it is killed
 ORDER_S = 30.0
 TREE_S = 2.0
 TOP_UP_S = 0.02  # a full disk is filled up again so often
+AGAIN_S = 0.01  # what was not there is looked for again
 NOT_SHOWN = ("time", "level", "event", "actors", "block", "traceback", "waits", "knots")
 OURS = ("host", "port", "port_file", "data_dir", "log_format", "log_level", "http", "config")
 
@@ -292,17 +293,25 @@ class ProcessEngine:
             self.journal.note("fault", "broker goes on")
 
     async def _crash(self, actor: str) -> None:
+        """Put a bug into it, once it is there: on a busy machine it may come late."""
+        with trio.move_on_after(ORDER_S):
+            while True:
+                named = self._as_the_broker_names(actor)
+                if named and (await self._tell("bug", named)).get("there"):
+                    return
+                await trio.sleep(AGAIN_S)
+        self.journal.note("fault", "missed", actor=actor)
+
+    def _as_the_broker_names(self, actor: str) -> str:
+        """A connection by its address; "" when there is none."""
         kind, _, name = actor.partition(" ")
-        if kind == "connection":
-            link = self.links.get(name)
-            if link is None or not link.alive:
-                self.journal.note("fault", "missed", actor=actor)
-                return
-            host, port = link.broker_sees
-            actor = f"connection {host}:{port}"
-        answer = await self._tell("bug", actor)
-        if not answer.get("there"):
-            self.journal.note("fault", "missed", actor=actor)
+        if kind != "connection":
+            return actor
+        link = self.links.get(name)
+        if link is None or not link.alive:
+            return ""
+        host, port = link.broker_sees
+        return f"connection {host}:{port}"
 
     async def _fill_disk(self, span: model.Span | None) -> None:
         """Fill it, and fill it again where the broker made room, for that time."""

@@ -76,6 +76,8 @@ class Tally:
         self.sources = list(sources_of(scenario))
         self.waiting: dict[tuple[str, str], None] = {}  # (source, key)
         self._to: dict[str, str] = {}
+        self._sent: dict[str, float] = {}
+        self._since: dict[str, float] = {}  # when a group was there for certain
         self._settled: dict[tuple[str, str], None] = {}
         self.last_publish = 0.0
 
@@ -86,15 +88,24 @@ class Tally:
                 if what["key"] not in self._to:
                     self.last_publish = event.at
                     self._to[what["key"]] = what["to"]
+                    self._sent[what["key"]] = event.at
             case "acked":
                 for source in self.sources:
                     pair = (source, what["key"])
-                    if feeds(self._to.get(what["key"], ""), source) and pair not in self._settled:
+                    if self._comes_to(what["key"], source) and pair not in self._settled:
                         self.waiting[pair] = None
+            case "subscribed" if "group" in what:
+                self._since.setdefault(f"group {what['topic']}@{what['group']}", event.at)
             case "settle" if what["how"] in ("ack", "reject"):
                 pair = (what["from"], what["key"])
                 self.waiting.pop(pair, None)
                 self._settled[pair] = None
+
+    def _comes_to(self, key: str, source: str) -> bool:
+        """Whether it is to be settled there for certain: a group must have been there before."""
+        if source.startswith("group ") and self._sent.get(key, inf) <= self._since.get(source, inf):
+            return False
+        return feeds(self._to.get(key, ""), source)
 
 
 def sources_of(scenario: Scenario) -> Sequence[str]:

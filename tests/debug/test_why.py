@@ -84,8 +84,7 @@ async def test_a_hung_consumer_is_named(autojump_clock):
         await client.publish("jobs", 1)
         await client.publish("jobs", 2)
         await hung.messages(1)
-        autojump_clock.jump(6)
-        await settled()
+        await client.silence(6)
         found = await causes(client, "jobs")
         assert found["consumer_hung"]["level"] == "stuck"
         assert found["consumer_hung"]["text"].startswith('"sleepy" (connection 2) let a lease')

@@ -16,7 +16,7 @@ import pytest
 from msg.core.settings import MIB
 from msg.scenario.engine_process import toml_of
 from msg.scenario.reading import parse_scenario, read_scenario
-from msg.scenario.run import run_process
+from msg.scenario.run import run_process, with_leisure
 from msg.scenario.volume import CannotHurt, SmallVolume
 
 pytestmark = pytest.mark.process
@@ -110,6 +110,25 @@ def test_memory_is_measured_and_the_actors_are_seen():
     assert [violation.kind for violation in outcome.violations] == ["memory"]
     assert "at most 1024 may be" in outcome.violations[0].text
     assert {"queue jobs", "store", "directory"} <= {actor["name"] for actor in outcome.tree}
+
+
+def test_times_are_longer_than_on_a_machine_of_ones_own():
+    scenario = with_leisure(
+        parse_scenario(
+            STORY
+            + """
+[[client]]
+name = "listener"
+subscribe = { topic = "t", latency_at_most = "100ms" }
+[expect]
+drained_within = "2s"
+"""
+        )
+    )
+    assert scenario.expect.drained_within == 10.0
+    assert scenario.expect.ready_within is None
+    assert scenario.client[2].subscribe[0].latency_at_most == 0.5
+    assert scenario.client[1].consume[0].latency_at_most is None
 
 
 # -- its parts ------------------------------------------------------------------------------
