@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from msg.actors.services import Services
     from msg.core.settings import QueueSettings
     from msg.store.log import Log
+    from msg.store.readahead import ReadPlan
     from msg.store.recovery import Recovered
 
 RETRY_S = 1.0  # a disk without room even for acks is tried again after this
@@ -261,7 +262,9 @@ class QueueActor:
         self.armed = inf
         self.hot_noted = 0  # bytes of ready messages that `services.hot` counts for us
         self.lazy_at = inf  # when records that nobody waits for are written at the latest
-        self.reading = 0
+        # under way, asked for by this incarnation: what the last one asked for is not for us
+        self.ahead: ReadPlan | None = None
+        self.by_seq: ReadPlan | None = None
         self.deleted: Delete | None = None
 
     # -- opening ----------------------------------------------------------------------------
@@ -560,9 +563,13 @@ class QueueActor:
             self._finish(stamp)
 
     def _fetched(self, mail: Fetched, stamp: Stamp) -> None:
-        if mail.ahead:
-            self.reading -= 1
         plan = mail.plan
+        if plan is self.ahead:
+            self.ahead = None
+        elif plan is self.by_seq:
+            self.by_seq = None
+        else:
+            return
         if mail.error is not None:
             raise mail.error  # an unreadable segment: the restart reads it anew, or fails
         messages = self.log.parse_read(plan, mail.blobs)
@@ -812,18 +819,19 @@ class QueueActor:
     def _read_ahead(self, stamp: Stamp) -> None:
         """Ask the store for messages that come next, or came due, and are not in memory."""
         ledger, log = self.ledger, self.log
-        wanted = None if self.reading else ledger.wants()
+        wanted = ledger.wants() if self.ahead is None else None
         if wanted is not None:
             after, size = wanted
             plan = log.plan_read(after, READ_MESSAGES, size)
             if plan is not None:
-                self.reading += 1
+                self.ahead = plan
                 self.services.storekeeper.read(plan, self.handle.mailbox, ahead=True)
         seqs = ledger.wants_seqs()
         if not seqs:
             return
         plan = log.plan_read_seqs(seqs)
         if plan is not None:
+            self.by_seq = plan
             self.services.storekeeper.read(plan, self.handle.mailbox, ahead=False)
         else:
             self.services.logger.error("records not found", queue=self.name, seqs=seqs)
