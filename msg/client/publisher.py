@@ -434,10 +434,18 @@ async def _send_each(
         if isinstance(items, AsyncGenerator):  # else it is left half run after a refusal
             await stack.enter_async_context(aclosing(items))
         async for item in items:
-            await publisher.wait_for_room()
-            if many.stopped:
-                return
-            await send([item])
+            some = item if item.__class__ is Batch else [item]
+            while some:
+                await publisher.wait_for_room()
+                if many.stopped:
+                    return
+                fit = min(SLICE, max(1, publisher.room))
+                await send(some[:fit])
+                some = some[fit:]
+
+
+class Batch(list[Any]):
+    """Some items at once, in an async input: what a slower producer has gathered."""
 
 
 async def _next_slice(iterator: Iterator[Any], publisher: Publisher) -> list[Any]:

@@ -17,6 +17,7 @@ import anyio.to_thread
 import msg.client
 from msg.client import Published, Receipt
 from msg.client.client import PREFETCH, ConnectOptions, Counts, Durability, From, Mode
+from msg.client.publisher import Batch
 from msg.client.subscription import give_back_held
 from msg.client.worker import GRACE_S
 from msg.sync.message import Message
@@ -154,7 +155,7 @@ class Client:
         iterator = iter(bodies)
         try:
             self._loop.call(lambda: many.start(publish))
-            while some := list(islice(iterator, SLICE)):
+            while some := Batch(islice(iterator, SLICE)):
                 going = self._loop.call(partial(many.put, some))
                 many.tell()
                 if not going:
@@ -379,7 +380,7 @@ class _Many:
         import asyncio
 
         self._scope = anyio.CancelScope()
-        self._send, receive = anyio.create_memory_object_stream[list[Any]](SLICES)
+        self._send, receive = anyio.create_memory_object_stream[Batch](SLICES)
         self._changed = anyio.Event()
         self._over = anyio.Event()
         self._task = asyncio.create_task(self._run(publish, receive))
@@ -387,7 +388,7 @@ class _Many:
     async def _run(self, publish: Callable[[Any], Any], slices: Any) -> None:
         with self._scope or anyio.CancelScope(), slices:
             try:
-                self._result = await publish(_items(slices))
+                self._result = await publish(slices)
             except Exception as error:  # raised by the thread that called
                 self._error = error
         self._over.set()
@@ -397,7 +398,7 @@ class _Many:
         self._kept = kept
         self._changed.set()
 
-    async def put(self, some: list[Any]) -> bool:
+    async def put(self, some: Batch) -> bool:
         """False: nothing more is wanted."""
         try:
             await self._send.send(some)
@@ -434,9 +435,3 @@ class _Many:
             raise self._error
         assert self._result is not None
         return self._result
-
-
-async def _items(slices: Any) -> Any:
-    async for some in slices:
-        for item in some:
-            yield item
