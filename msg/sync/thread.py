@@ -14,7 +14,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -69,7 +69,6 @@ class LoopThread:
         self._pid = os.getpid()
         self._posted: deque[Callable[[], object]] = deque()
         self._calls: set[_Call] = set()
-        self._waking = False
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._over = False
@@ -101,8 +100,8 @@ class LoopThread:
         """
         self._check()
         call = _Call(work)
-        self._calls.add(call)
         try:
+            self._calls.add(call)
             self.post(lambda: self._begin(call))
             if self._over:  # it may have ended just now, and nobody looks at what is posted
                 call.fail(Closed("this client was closed"))
@@ -126,12 +125,8 @@ class LoopThread:
     def post(self, work: Callable[[], object]) -> None:
         """Do this in the loop, soon."""
         self._posted.append(work)
-        if not self._waking:  # one wake-up is enough for all that is posted until it comes
-            self._waking = True
-            try:
-                self._loop.call_soon_threadsafe(self._bell.set)
-            except (AttributeError, RuntimeError):
-                self._waking = False  # before its beginning, or behind its end
+        with suppress(AttributeError, RuntimeError):  # before its beginning, or behind its end
+            self._loop.call_soon_threadsafe(self._bell.set)
 
     def stop(self) -> None:
         """End it in good order, and wait for that. May be called twice, and by any thread."""
@@ -185,7 +180,6 @@ class LoopThread:
     async def _work_off(self) -> None:
         while True:
             self._bell.clear()
-            self._waking = False  # first: who posts from now on wakes anew
             while self._posted:
                 work = self._posted.popleft()
                 try:

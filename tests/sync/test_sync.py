@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import anyio
 import attrs
@@ -177,37 +176,29 @@ def test_what_was_not_begun_goes_back_uncounted(msg_broker):
 
 
 def test_what_waits_here_keeps_its_lease_and_so_does_what_is_handled(msg_broker):
-    held: dict[str, Any] = {}
     with msg_broker.connect_sync() as client:
+
+        def touched() -> list[int]:
+            """The tags that the client would touch now."""
+
+            async def ask() -> list[int]:
+                inner: msg.Client = client._client
+                assert inner.link is not None
+                return inner.tags_in_use(inner.link, [30.0])
+
+            return sorted(client._loop.call(ask))
+
         client.publish_many("jobs", range(3), mode="queue")
-        with client.consume("jobs", ack_timeout=0.2) as messages:
+        with client.consume("jobs", ack_timeout=30) as messages:
             first = messages.next()
+            wait_until(lambda: touched() == [2, 3])  # the others have come, and wait
             with first:
-                touched = threading.Event()
-                wait_for_touches(client, touched, {1, 2, 3}, held)
-                assert touched.wait(10)
-            second = messages.next()  # taken and not begun: its deadline runs
-            wait_for_touches(client, touched := threading.Event(), {3}, held)
-            assert touched.wait(10)
-            assert second.body == 1
+                assert touched() == [1, 2, 3]
+            assert touched() == [2, 3]
+            assert messages.next().body == 1  # taken and not begun: its deadline runs
+            assert touched() == [3]
+        assert touched() == []
     assert msg_broker.queue("jobs").settled == 1
-
-
-def wait_for_touches(client, seen, tags, held):
-    """Set `seen` at the next `touch` that names just these tags."""
-
-    async def watch() -> None:
-        link = client._client.link
-        before = held.setdefault("touch", link.touch)
-
-        def touch(named):
-            if set(named) == tags:
-                seen.set()
-            before(named)
-
-        link.touch = touch
-
-    client._loop.call(watch)
 
 
 def test_what_waits_here_when_the_connection_ends_comes_again_once(msg_broker):
