@@ -209,15 +209,16 @@ class Link:
     async def _watch(self, heartbeat: float) -> None:
         """Ask when nothing was heard for one heartbeat; after two the broker is gone."""
         while True:
-            silence = anyio.current_time() - self.last_heard
-            if silence >= 2 * heartbeat:
-                self.lose(f"nothing heard for {silence:.0f} s")
+            # the same sums for looking and for sleeping: another rounding would spin
+            now, heard = anyio.current_time(), self.last_heard
+            if now >= heard + 2 * heartbeat:
+                self.lose(f"nothing heard for {now - heard:.0f} s")
                 return
-            if silence >= heartbeat:
+            if now >= heard + heartbeat:
                 self.write(b'{"action":"ping"}\n')
-                await anyio.sleep_until(self.last_heard + 2 * heartbeat)
+                await anyio.sleep_until(heard + 2 * heartbeat)
             else:
-                await anyio.sleep_until(self.last_heard + heartbeat)
+                await anyio.sleep_until(heard + heartbeat)
 
     # -- leases -----------------------------------------------------------------------------
 
@@ -234,7 +235,7 @@ class Link:
             if not self._timeouts:
                 await self._new_timeout.wait()
             due = min(self._timeouts.values())
-            with anyio.move_on_after(due - anyio.current_time()):
+            with anyio.CancelScope(deadline=due):
                 await self._new_timeout.wait()
             now = anyio.current_time()
             if now < due:
