@@ -69,6 +69,7 @@ def run_sim(
 
 
 LEISURE = 5.0
+RUN_S = 300.0  # a real broker may leave an answer out; in simulated time nobody waits so long
 
 
 def with_leisure(scenario: Scenario) -> Scenario:
@@ -107,8 +108,14 @@ def run_process(scenario: Scenario, seed: int | None = None) -> Outcome:
         journal = Journal(lambda: trio.current_time() - begun)
         async with process_engine(scenario, chosen, journal) as engine:
             play = Play(told, chosen, engine, journal)
-            await play.run()
+            with trio.move_on_after(RUN_S) as scope:
+                await play.run()
+            if scope.cancelled_caught:
+                journal.note("play", "not swept")
             violations = judge(told, journal.events, engine.problems())
+            if scope.cancelled_caught:
+                text = f"the run was not over after {RUN_S:g} s: somebody waits for ever"
+                violations.append(Violation("hung", text, journal.clock()))
             return Outcome(
                 scenario, "process", chosen, journal.hash, journal.events, violations,
                 play.tree, engine.errors,

@@ -112,6 +112,13 @@ def test_memory_is_measured_and_the_actors_are_seen():
     assert {"queue jobs", "store", "directory"} <= {actor["name"] for actor in outcome.tree}
 
 
+def test_a_run_that_hangs_is_ended_and_says_so(monkeypatch):
+    monkeypatch.setattr("msg.scenario.run.RUN_S", 0.2)  # the broker has not begun to serve then
+    outcome = run_process(parse_scenario(STORY))
+    assert [violation.kind for violation in outcome.violations] == ["lost", "hung"]
+    assert "nobody could look" in outcome.violations[0].text
+
+
 def test_times_are_longer_than_on_a_machine_of_ones_own():
     scenario = with_leisure(
         parse_scenario(
