@@ -75,7 +75,7 @@ class ProcessEngine:
 
     def __init__(
         self, scenario: Scenario, seed: int, journal: Journal, nursery: trio.Nursery,
-        folder: Path, volume: Volume,
+        folder: Path, volume: Volume, port: int,
     ) -> None:  # fmt: skip
         self.scenario = scenario
         self.journal = journal
@@ -83,7 +83,7 @@ class ProcessEngine:
         self.folder = folder
         self.volume = volume
         self.rng = random.Random(f"{seed}/engine")
-        self.port = free_port()
+        self.port = port
         self.proxy = Proxy(("127.0.0.1", self.port))
         self.links: dict[str, Link] = {}
         self.life: Life | None = None
@@ -411,13 +411,16 @@ async def process_engine(
     with tempfile.TemporaryDirectory(prefix="msg-chaos-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         volume = make_volume(scenario, folder / "disk")
+        token = reserved_port()
+        port = token.getsockname()[1]
         try:
             async with trio.open_nursery() as nursery:
-                engine = ProcessEngine(scenario, seed, journal, nursery, folder, volume)
+                engine = ProcessEngine(scenario, seed, journal, nursery, folder, volume, port)
                 await nursery.start(engine.proxy.run)
                 yield engine
                 nursery.cancel_scope.cancel("the play is over")
         finally:
+            token.close()
             volume.close()
 
 
@@ -436,15 +439,22 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nobody listens, and that is nobody's own port soon."""
+def reserved_port() -> socket.socket:
+    """A UDP socket whose port is free for TCP too, and is ours as long as it is open: another
+    engine takes no port that is reserved so, also while our broker is down."""
     chance = random.SystemRandom()
     for _ in range(100):
-        port = chance.choice(PORTS)
-        with socket.socket() as sock, suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", port))
-            return port
+        address = ("127.0.0.1", chance.choice(PORTS))
+        token = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            token.bind(address)
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(address)
+        except OSError:
+            token.close()
+        else:
+            return token
     raise OSError("no free port found")
 
 

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from msg.core.settings import MIB
-from msg.scenario.engine_process import toml_of
+from msg.scenario.engine_process import reserved_port, toml_of
 from msg.scenario.reading import parse_scenario, read_scenario
 from msg.scenario.run import run_process, with_leisure
 from msg.scenario.volume import CannotHurt, SmallVolume
@@ -161,6 +161,14 @@ history_messages = 7
     path = tmp_path / "msg.toml"
     path.write_text(toml_of(scenario.broker))
     assert load({"config": str(path)}, {}) == attrs.evolve(scenario.broker, config=str(path))
+
+
+def test_no_two_engines_take_one_port(monkeypatch):
+    """A broker that is down for a while must find its port free again."""
+    with reserved_port() as token:
+        monkeypatch.setattr("msg.scenario.engine_process.PORTS", [token.getsockname()[1]])
+        with pytest.raises(OSError, match="no free port"):
+            reserved_port()
 
 
 def test_a_small_volume_is_full_and_has_room_again(tmp_path):
