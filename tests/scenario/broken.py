@@ -18,6 +18,7 @@ from msg.core.intake import Intake
 from msg.core.leases import Leases
 from msg.core.ready import Lane
 from msg.core.waiting import Waiting
+from msg.store import records
 from msg.store.log import Log
 from msg.store.simdisk import SimFile
 
@@ -148,6 +149,18 @@ def trusts_a_silent_connection(patch):
 def lets_leases_run_while_it_stands_still(patch):
     """A stall of the broker's own is taken from its consumers' time."""
     patch.setattr(Leases, "extend", lambda self, seconds: None)
+
+
+@caught_by("bit-flip", "phantom")
+def does_not_look_at_checksums(patch):
+    """A record that can be parsed is taken to be sound."""
+    pub_of = records.pub_of
+
+    def trust(seed, line):
+        return pub_of(seed, records.close_line(seed, line[: -records.CRC_BYTES])[:-1])
+
+    patch.setattr(records, "line_is_sound", lambda seed, line: True)
+    patch.setattr(records, "pub_of", trust)
 
 
 @caught_by("hung-consumer", "not drained")
