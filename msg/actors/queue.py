@@ -300,7 +300,7 @@ class QueueActor:
             settings,
             next_seq=max(log.next_seq, estate.next_seq),
             dead_name=self.services.dead_name(self.name),
-            hot_bytes=self.services.hot_bytes,
+            hot_bytes=self._hot_bytes(),
             dedup=estate.dedup,
             parking=self.services.parking,
             oldest_cold=log.live_after,
@@ -653,12 +653,19 @@ class QueueActor:
         self._share_memory(ledger.waiting.ready.main.bytes)
 
     def _share_memory(self, held: int) -> None:
-        """Tell how much is held in memory, and learn how much may be from now on."""
+        """Tell how much is held in memory, and learn how much may be from now on. What is being
+        read counts: a thousand queues that are consumed from at once would else all read."""
         services = self.services
+        if self.ahead is not None:
+            held += self.ahead.size
         services.hot.used += held - self.hot_noted
         self.hot_noted = held
+        self.ledger.waiting.cold.hot_bytes = self._hot_bytes()
+
+    def _hot_bytes(self) -> int:
+        services = self.services
         roomy = services.hot.used < services.hot.limit
-        self.ledger.waiting.cold.hot_bytes = services.hot_bytes if roomy else HOT_LEAST
+        return services.hot_bytes if roomy else HOT_LEAST
 
     def _remember_handovers(self, turn: Turn, effects: Effects, wall: float) -> None:
         """For `trace` and `held`: who settled what, and who gets what."""

@@ -32,8 +32,9 @@ class PublishBatch:
     and `wires`.
     """
 
-    __slots__ = ("answered", "bare", "dup_of", "duplicates", "durability", "errors", "first_seq",
-                 "ids", "items", "more", "origin", "receivers", "size", "wires")  # fmt: skip
+    __slots__ = ("__weakref__", "answered", "bare", "dup_of", "duplicates", "durability",
+                 "errors", "first_seq", "ids", "items", "more", "origin", "receivers", "size",
+                 "wires")  # fmt: skip
 
     def __init__(
         self,

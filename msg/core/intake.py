@@ -7,6 +7,7 @@ what is answered at once may not overtake what waits, so it waits too.
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from math import inf
+from weakref import ref
 
 from msg.core.batches import PublishBatch
 from msg.core.books import Books
@@ -62,8 +63,9 @@ class Intake:
         self.committing: dict[int, Message] = {}  # given to the log, not yet durable
         self.parking = Parking(parking)
         self._swept_at = -inf
-        # of each kind (memory-only, logged) the last batch that waits
-        self._last: list[PublishBatch | None] = [None, None]
+        # of each kind (memory-only, logged) the last batch that waits. Not kept alive: a
+        # thousand idle queues would each hold their last megabyte
+        self._last: list[ref[PublishBatch] | None] = [None, None]
         self._name_json = json_string(books.name)
 
     # -- publishing ---------------------------------------------------------------------
@@ -261,9 +263,10 @@ class Intake:
     def _answer(self, batch: PublishBatch, *, waits: bool) -> None:
         """At once; or with the commit, also when one of its kind before it waits for that."""
         kind = 1 if batch.durability else 0
-        last = self._last[kind]
+        before = self._last[kind]
+        last = None if before is None else before()
         if waits or (last is not None and not last.answered):
-            self._last[kind] = batch
+            self._last[kind] = ref(batch)
             self.books.turn.waiting.append(batch)
         else:
             self._last[kind] = None

@@ -48,7 +48,7 @@ class Waiting:
         cold, main = self.cold, self.ready.main
         if (
             cold.count
-            or main.bytes >= cold.hot_bytes
+            or main.bytes + len(messages) * len(messages[0].wire) >= cold.hot_bytes  # about
             or any([m.priority != PRIORITY for m in messages])
         ):
             away: list[Message] = []
