@@ -1,0 +1,84 @@
+"""How long the broker's loop is busy at a time: a broker that measures its own turns.
+
+    TRIO_MSG="python bench/turns.py" python bench/peers/run.py --peers trio-msg --workloads W4
+
+Takes the arguments of `trio-msg`. A turn is all that runs between two waits for I/O; its
+length is what everybody else waits. It is counted in CPU time, so that other processes on the
+same machine do not count. When the broker stops, a line for each length that was
+exceeded goes to the file that TURNS_OUT names (else to stderr), and what the garbage collector
+took of it.
+"""
+
+import contextlib
+import gc
+import os
+import sys
+import time
+from typing import Any
+
+import trio
+
+from msg.cli.main import main
+
+LIMITS_MS = (1, 2, 5, 10, 20, 50)
+START_S = 2.0  # the broker's own start is not counted
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the turns longer than each limit, and the collector's pauses likewise."""
+
+    def __init__(self) -> None:
+        self.turns: list[float] = []
+        self.pauses: list[tuple[float, int]] = []
+        self._began = self._paused = 0.0
+        self._from = time.monotonic() + START_S
+
+    def after_io_wait(self, timeout: float) -> None:
+        self._began = time.thread_time()
+
+    def before_io_wait(self, timeout: float) -> None:
+        if time.monotonic() > self._from:
+            self.turns.append(time.thread_time() - self._began)
+
+    def collecting(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._paused = time.thread_time()
+        elif time.monotonic() > self._from:
+            self.pauses.append((time.thread_time() - self._paused, info["generation"]))
+
+    def told(self) -> str:
+        lines = [_told("turns", self.turns)]
+        for generation in range(3):
+            mine = [s for s, g in self.pauses if g == generation]
+            lines.append(_told(f"collections of generation {generation}", mine))
+        return "\n".join(lines) + "\n"
+
+
+def _told(what: str, seconds: list[float]) -> str:
+    over = ", ".join(
+        f"> {ms} ms: {n}" for ms in LIMITS_MS if (n := sum(s * 1000 > ms for s in seconds))
+    )
+    longest = max(seconds, default=0.0) * 1000
+    return f"{len(seconds)} {what}, the longest {longest:.1f} ms; {over or 'none over 1 ms'}"
+
+
+def run() -> None:
+    turns, run_loop = Turns(), trio.run
+
+    def measured(*args: Any, **options: Any) -> Any:
+        gc.callbacks.append(turns.collecting)
+        try:
+            return run_loop(*args, **options, instruments=[turns])
+        finally:
+            with contextlib.ExitStack() as stack:
+                out = sys.stderr
+                if name := os.environ.get("TURNS_OUT"):
+                    out = stack.enter_context(open(name, "a"))
+                out.write(turns.told())
+
+    trio.run = measured
+    main()
+
+
+if __name__ == "__main__":
+    run()
