@@ -29,6 +29,7 @@ from msg.daemon.process import (
     is_loopback,
     port_file,
     raise_file_limit,
+    settle_the_collector,
     share_the_interpreter,
     show_address,
 )
@@ -208,6 +209,7 @@ class Daemon:
         if not self.logs.text:  # a person has just read it
             log.info("ready", addresses=addresses, data_dir=data_dir, version=__version__,
                      pid=os.getpid(), config=self.settings.config)  # fmt: skip
+        settle_the_collector()
         self.notifier.ready(f"listening on {', '.join(addresses)}")
 
     async def _feed_watchdog(self) -> None:
