@@ -2,7 +2,10 @@
 
     python bench/chart.py RUNS.jsonl [RUNS.jsonl …] bench/chart.svg
 
-RUNS.jsonl is what `bench/peers/run.py --json` wrote. A bar is the median of a peer's runs.
+RUNS.jsonl is what `bench/peers/run.py --json` wrote. A bar is the median of a peer's runs. Of
+throughput it shows what a message costs the broker in CPU time, all its processes together:
+that is what one core's worth of messages is made of, and unlike a rate it can be compared when
+the machine had other things to do.
 """
 
 import json
@@ -13,15 +16,16 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 PANELS = {  # workload -> title, unit
-    "W1": ("Topic, 1 to 1", "messages/s"),
-    "W2": ("Topic, 1 to 50", "deliveries/s"),
-    "W3": ("Queue in memory, acked one by one", "messages/s"),
-    "W4": ("Queue, confirmed when on disk", "messages/s"),
+    "W1": ("Topic, 1 to 1", "CPU µs a message (less is better)"),
+    "W2": ("Topic, 1 to 50", "CPU µs a delivery (less is better)"),
+    "W3": ("Queue in memory, acked one by one", "CPU µs a message (less is better)"),
+    "W4": ("Queue, confirmed when on disk", "CPU µs a message (less is better)"),
     "W5": ("Ping-pong through a topic, p50", "µs (less is better)"),
     "W5Q": ("Ping-pong through a queue, p50", "µs (less is better)"),
     "W6": ("An idle subscribed connection", "KiB (less is better)"),
     "W6B": ("A queued message in memory", "bytes (less is better)"),
 }
+COSTS = ("W1", "W2", "W3", "W4")  # CPU seconds per 100,000 -> microseconds each
 COLUMNS, PANEL_W, BAR_H, LABEL_W, GAP = 2, 430, 18, 112, 14
 OURS, THEIRS, INK, PALE = "#0b7285", "#adb5bd", "#212529", "#868e96"
 

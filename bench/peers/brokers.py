@@ -519,7 +519,7 @@ class TrioMsg(Broker):
 
     @classmethod
     def version(cls):
-        return _out(*cls.command(), "--version")
+        return _out(*cls.command(), "version")
 
     def argv(self):
         return [
