@@ -38,9 +38,9 @@ def medians(paths: Iterable[Path]) -> Medians:
         for line in path.read_text().splitlines():
             run = json.loads(line)
             if "value" in run:
-            workload = run["workload"]
-            value = run["cpu100k"] * 10 if workload in COSTS else run["value"]
-            values.setdefault(workload, {}).setdefault(run["peer"], []).append(value)
+                workload = run["workload"]
+                value = run["cpu100k"] * 10 if workload in COSTS else run["value"]
+                values.setdefault(workload, {}).setdefault(run["peer"], []).append(value)
     return {w: {p: statistics.median(v) for p, v in peers.items()} for w, peers in values.items()}
 
 
