@@ -298,6 +298,11 @@ class TopicPort(Port):
         self._written: list[tuple[int, Callable[[bool], None] | None]] = []
         self._claims: deque[tuple[int, Callable[[], None]]] | None = None
 
+    @property
+    def behind(self) -> bool:
+        """Whether so much waits that it may soon lose something (again)."""
+        return 2 * self.count >= self.limit_count or 2 * self.bytes >= self.limit_bytes
+
     # -- for the topic ----------------------------------------------------------------------
 
     @contained

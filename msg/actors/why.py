@@ -4,6 +4,7 @@ From state, in plain sentences, each with what to do. Nothing here asks an actor
 answer comes although an actor hangs.
 """
 
+from collections import Counter
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,27 @@ async def _why_all(broker: "Broker") -> list[Row]:
                 _of_connection(broker, thing) if kind == "connection"
                 else _subject(kind, name, causes)
             )  # fmt: skip
-            if len(subjects) > SUBJECTS_MAX:
-                break
-    return subjects
+    broker_itself, *rest = subjects
+    # what is stuck comes first, and of each kind some: many queues hide no connection
+    seen: Counter[str] = Counter()
+    place: dict[int, int] = {}
+    for subject in rest:
+        place[id(subject)] = seen[subject["kind"]]
+        seen[subject["kind"]] += 1
+    rest.sort(key=lambda subject: (-LEVELS.index(subject["level"]), place[id(subject)]))
+    if len(rest) > SUBJECTS_MAX:
+        broker_itself["causes"].append(
+            attrs.asdict(
+                Cause(
+                    "note",
+                    "more",
+                    f"{len(rest) - SUBJECTS_MAX:,} more queues, topics and connections are not"
+                    " as they should be.",
+                    "Ask about one: `trio-msg why NAME`.",
+                )
+            )
+        )
+    return [broker_itself, *rest[:SUBJECTS_MAX]]
 
 
 def look(broker: "Broker", kind: str, thing: Any) -> list[Cause]:
@@ -242,7 +261,13 @@ def _subscriptions(broker: "Broker", connection: "Connection") -> "Iterator[Caus
             )  # fmt: skip
     for key, sub in connection.session.subs.items():
         slow = sub.port
-        if isinstance(slow, TopicPort) and slow.dropped:
+        if isinstance(slow, TopicPort) and slow.dropped and not slow.behind:
+            yield Cause(
+                "note", "dropped",
+                f'It has been a slow subscriber of "{key[1]}": {count(slow.dropped, "message")}'
+                " dropped; it keeps up now.",
+            )  # fmt: skip
+        elif isinstance(slow, TopicPort) and slow.dropped:
             yield Cause(
                 "slow", "dropped",
                 f'It is a slow subscriber of "{key[1]}": {count(slow.dropped, "message")} dropped,'

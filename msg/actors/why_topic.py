@@ -114,12 +114,14 @@ def _heard(rules: "TopicRules") -> Iterator[Cause]:
 
 def _subscribers(broker: "Broker", rules: "TopicRules") -> Iterator[Cause]:
     owners = connections_by_outbox(broker) if rules.subs else {}
-    slow = []
+    slow, recovered = [], 0
     behind = 0
     for port, sub in rules.subs.items():
         dropped = getattr(port, "dropped", 0)
-        if dropped:
+        if dropped and getattr(port, "behind", False):
             slow.append((dropped, port))
+        elif dropped:
+            recovered += 1
         behind += not sub.live
     if slow:
         slow.sort(key=lambda entry: -entry[0])
@@ -136,6 +138,12 @@ def _subscribers(broker: "Broker", rules: "TopicRules") -> Iterator[Cause]:
             f" ({'; '.join(shown)}{more}). Publishers and the others do not wait for them.",
             f"`trio-msg why {_first(slow, owners)}` looks at it; a group keeps what a slow reader"
             " misses.",
+        )  # fmt: skip
+    if recovered:
+        yield Cause(
+            "note", "was_slow",
+            f"{count(recovered, 'subscriber has', 'subscribers have')} lost messages before, and"
+            f" {'keeps' if recovered == 1 else 'keep'} up now.",
         )  # fmt: skip
     if behind:
         yield Cause(

@@ -9,7 +9,12 @@ from msg import __version__
 from msg.cli.common import AsJson, Failed, command, print_json, show_table
 from msg.daemon import exits
 
-Host = Annotated[str | None, typer.Option(help="Address or name to listen on. [localhost]")]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        help="Address or name to listen on; without it localhost, on both of its addresses."
+    ),
+]
 Port = Annotated[int | None, typer.Option(help="Port; 0 picks a free one. [8888]")]
 PortFile = Annotated[str | None, typer.Option(help="Write the port there when listening.")]
 DataDir = Annotated[str | None, typer.Option(help="The store's directory. [.msg_data]")]

@@ -143,6 +143,38 @@ async def test_a_slow_subscriber_is_named_with_what_it_lost(autojump_clock):
         assert "connection 2: " in found["slow_subscriber"]["text"]
         about = await causes(publisher, "2")
         assert about["dropped"]["text"].startswith('It is a slow subscriber of "news": ')
+        while len(slow.seen) < 11:  # it reads what is left
+            await slow.read()
+        await settled()
+        found = await causes(publisher, "news")
+        assert (
+            found["was_slow"]["text"] == "1 subscriber has lost messages before, and keeps up now."
+        )
+        about = await causes(publisher, "2")
+        assert (about["dropped"]["level"], "keeps up now" in about["dropped"]["text"]) == (
+            "note",
+            True,
+        )
+
+
+async def test_among_many_troubles_the_worst_are_named_and_the_rest_counted(autojump_clock):
+    async with running() as broker:
+        client, deaf = broker.client(), broker.client(window=64)
+        await deaf.subscribe("jobs", prefetch=100)
+        for _ in range(10):
+            await client.publish("jobs", "x" * 100)
+        for n in range(250):
+            await client.publish(f"q{n}", n)
+            await client.ask("pause", topic=f"q{n}")
+        autojump_clock.jump(12)
+        subjects = (await client.ask("why", "why"))["subjects"]
+        assert len(subjects) == 201
+        levels = [subject["level"] for subject in subjects[1:]]
+        assert levels == sorted(levels, key=["stuck", "slow"].index)
+        (more,) = [c for c in subjects[0]["causes"] if c["code"] == "more"]
+        assert more["text"].startswith("51 more queues, topics and connections")
+        assert "connection" in [subject["kind"] for subject in subjects]
+        deaf.reset()
 
 
 async def test_a_client_that_takes_no_bytes(autojump_clock):
