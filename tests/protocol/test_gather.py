@@ -1,0 +1,99 @@
+"""What the checks make of many frames at once is what they say of each."""
+
+import pytest
+
+from msg.core.commands import Ack, Acks, Publish, Publishes
+from msg.errors import ClientError
+from msg.protocol.checks import TAG_MAX, Checks
+from msg.protocol.codec import Decoder
+
+
+def frames(*lines: str) -> bytes:
+    return "".join([line + "\n" for line in lines]).encode()
+
+
+def publish(topic: str = "jobs", more: str = "") -> str:
+    return f'{{"action":"publish","topic":"{topic}","mode":"queue","message":1{more}}}'
+
+
+def ack(named: str) -> str:
+    return f'{{"action":"ack",{named}}}'
+
+
+def knowing(*topics: str) -> Checks:
+    """Checks that have found these names good before."""
+    checks = Checks()
+    for item in Decoder().feed(frames(*map(publish, topics))):
+        assert isinstance(item, Publish)
+        checks.check(item)
+    return checks
+
+
+def gathered(checks: Checks, *lines: str) -> list[Publishes | Acks] | None:
+    items = Decoder().feed(frames(*lines))
+    assert all([isinstance(item, Publish | Ack) for item in items]), items
+    return checks.gather(items)  # type: ignore[arg-type]
+
+
+def test_bare_publishes_are_one_command_for_each_destination():
+    out = gathered(knowing("jobs", "mail"), publish(), publish("mail"), publish(), publish())
+    assert [(run.topic, len(run.items)) for run in out or ()] == [("jobs", 3), ("mail", 1)]  # type: ignore[union-attr]
+
+
+def test_acks_of_one_each_are_one_command_by_id_or_by_tag():
+    checks = Checks()
+    by_id = gathered(checks, ack('"message_id":"a"'), ack('"message_id":"b"'))
+    assert by_id == [Acks(["a", "b"], [])]
+    assert gathered(checks, ack('"tag":7'), ack('"tag":9')) == [Acks([], [7, 9])]
+
+
+def test_publishes_and_acks_of_one_read_are_two():
+    out = gathered(knowing("jobs"), ack('"tag":7'), publish(), ack('"tag":8'))
+    assert [type(run) for run in out or ()] == [Publishes, Acks]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        publish("never.seen"),
+        publish("a b"),
+        publish(more=',"message_id":"x"'),
+        publish(more=',"id":"x"'),
+        publish(more=',"ttl":0'),
+        publish(more=',"delay":-1'),
+        publish(more=',"priority":0'),
+        publish(more=',"headers":{}'),
+        publish(more=',"retain":false'),
+        publish(more=',"encoding":"base64"'),
+        ack('"message_id":""'),
+        ack('"message_id":"a\\u0007"'),
+        ack(f'"message_id":"{"x" * 129}"'),
+        ack('"message_id":"é"'),
+        ack('"message_id":"a","id":"x"'),
+        ack('"message_id":"a","tag":1'),
+        ack('"tag":0'),
+        ack(f'"tag":{TAG_MAX + 1}'),
+        ack('"tags":[1]'),
+        ack('"message_ids":["a"]'),
+        ack('"id":"x"'),
+    ],
+)
+def test_one_that_is_special_or_wrong_leaves_all_to_the_check_of_each(line):
+    checks = knowing("jobs")
+    usual = publish() if "publish" in line else ack('"message_id":"a"')
+    for lines in ([line], [usual, line], [line, usual]):
+        assert gathered(checks, *lines) is None
+
+
+def test_acks_by_id_and_by_tag_in_one_read_are_checked_one_by_one():
+    assert gathered(Checks(), ack('"tag":1'), ack('"message_id":"a"')) is None
+
+
+def test_what_is_gathered_would_pass_the_check_of_each():
+    checks = knowing("jobs")
+    lines = [publish(), ack('"tag":1'), ack(f'"tag":{TAG_MAX}')]
+    assert gathered(checks, *lines) is not None
+    for item in Decoder().feed(frames(*lines)):
+        checks.check(item)  # type: ignore[arg-type]
+    with pytest.raises(ClientError):
+        checks.check(Ack(tag=TAG_MAX + 1))
