@@ -170,6 +170,7 @@ class Cold:
     def release(self, seq: int, priority: int) -> None:
         """Moved in, is not in memory, and may be handed out from now on."""
         if priority == PRIORITY and self.count and seq > self.to:
+            self.skip.discard(seq)  # after a start it was passed by, since it was held back
             self.count += 1
             return
         if priority == PRIORITY:

@@ -297,3 +297,19 @@ def test_keys_never_meet_twice():
     q.nack(worker, 2, requeue=False)
     assert carry(q, dead) != first
     assert dead.ledger.live == 2
+
+
+def test_a_crash_of_a_target_with_a_backlog_reads_what_was_released_after_it():
+    q, dead = pair()
+    q.publish(1)
+    q.nack(q.consumer(), 1, requeue=False)
+    _, key, message = q.take_moves()[0]
+    dead.publish(0)  # it is cold after the crash, and goes before
+    dead.arrive(key, message)
+    dead.hold_reads = True
+    dead.crash()
+    reader = dead.consumer(prefetch=9)
+    dead.release(key)
+    dead.hold_reads = False
+    dead.settle_down()
+    assert reader.took() == [0, 1]

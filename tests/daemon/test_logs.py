@@ -146,7 +146,7 @@ def test_a_full_pipe_drops_and_counts(pipe):
             got += os.read(read, 65_536)
         writer.put(b"last\n")
     told = [part for part in got.split(b"\n") if part.startswith(b"dropped")]
-    assert 0 < int(told[0].split()[1]) <= count + 1000
+    assert 0 < int(told[0].split()[1]) <= writer.dropped_total
     os.close(read)
     writer.close()  # its thread must not meet the next test's pipe under the same number
 
