@@ -22,7 +22,7 @@ from msg.actors.trace import trace
 from msg.actors.why import why
 from msg.config.declared import checked
 from msg.core import commands
-from msg.core.names import dead_name, group_address, split_group
+from msg.core.names import dead_name, group_address, refuse_broker_name, split_group
 from msg.errors import ClientError
 from msg.protocol import encode
 
@@ -215,6 +215,8 @@ class Questions:
             topic, group = split_group(topic)
         name = topic if group is None else group_address(topic, group)
         kind = "queues" if command.mode == "queue" or group is not None else "topics"
+        if not command.passive:
+            refuse_broker_name(topic)
         settings = checked(kind, command.settings or {})
         table: dict[str, Any] = directory.queues if kind == "queues" else directory.topics
         if command.passive and name not in table:

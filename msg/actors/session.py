@@ -28,6 +28,7 @@ from msg.core.names import (
     group_address,
     has_wildcard,
     is_broker_name,
+    refuse_broker_name,
     split_group,
 )
 from msg.errors import ActorStopped, ClientError
@@ -168,8 +169,8 @@ class Session:
         context = self.context
         if context.draining:
             raise ClientError("draining", "the broker is stopping; publish to its successor")
-        if is_broker_name(name) and not (mode == "pubsub" and name.startswith(INBOX)):
-            raise ClientError("forbidden", f"names like {name!r} are the broker's own; use another")
+        if not (mode == "pubsub" and name.startswith(INBOX)):
+            refuse_broker_name(name)
         for _ in range(TRIES):
             try:
                 if mode == "queue":
@@ -445,6 +446,7 @@ class Session:
         """The queue that a subscription or a `get` takes from; it hears what is posted next."""
         if group is None and mode != "queue":
             raise ClientError("bad_field", "only a queue or a group can be taken from")
+        refuse_broker_name(name)
         address = name if group is None else group_address(name, group)
         for _ in range(TRIES):
             if group is None or group.endswith(".dead"):
@@ -474,8 +476,7 @@ class Session:
 
     async def _listen(self, command: commands.Subscribe, key: Key, start: names.Start) -> None:
         _, name, _, sub = key
-        mine = name == self.inbox or name.startswith(f"{self.inbox}.")
-        if is_broker_name(name) and not mine:
+        if is_broker_name(name) and not self._is_mine(name):
             raise ClientError(
                 "forbidden", "names that begin with _ or $ are the broker's; hear your own inbox"
             )
@@ -501,6 +502,10 @@ class Session:
                 self.unanswered += 1
                 return
         raise ClientError("unavailable", f"topic {name!r} comes and goes; subscribe again")
+
+    def _is_mine(self, name: str) -> bool:
+        """Whether this is this connection's own inbox, or a topic or pattern in it."""
+        return name == self.inbox or name.startswith(f"{self.inbox}.")
 
     @contained
     def _say_subscribed(self, command: commands.Subscribe, key: Key) -> None:

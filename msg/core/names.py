@@ -80,6 +80,12 @@ def is_broker_name(name: str) -> bool:
     return name.startswith(("_", "$"))
 
 
+def refuse_broker_name(name: str) -> None:
+    """Raise `forbidden` for what only the broker makes."""
+    if is_broker_name(name):
+        raise ClientError("forbidden", f"names like {name!r} are the broker's own; use another")
+
+
 def is_dead(name: str) -> bool:
     """Whether this queue holds another's dead letters: read and retried, never published to."""
     return name.endswith(DEAD_SUFFIX)

@@ -119,6 +119,32 @@ async def test_an_inbox_is_heard_by_its_own_connection_only_and_keeps_nothing(au
         await client.expect("message", message="heard")
 
 
+async def test_nobody_gets_at_an_inbox_by_a_group_a_queue_or_a_declaration(autojump_clock):
+    async with running() as broker:
+        client, other = broker.client(), broker.client()
+        inbox = (await client.ask("hello"))["inbox"]
+        for asked in (
+            {"action": "subscribe", "topic": inbox, "group": "g"},
+            {"action": "subscribe", "topic": "_inbox.>", "group": "g"},
+            {"action": "subscribe", "topic": "_inbox.>@g"},
+            {"action": "subscribe", "topic": inbox, "mode": "queue"},
+            {"action": "subscribe", "topic": "$sys", "mode": "queue"},
+            {"action": "get", "topic": inbox, "group": "g"},
+            {"action": "get", "topic": "_jobs"},
+            {"action": "declare", "topic": "_inbox.>", "group": "g"},
+            {"action": "declare", "topic": inbox, "mode": "pubsub"},
+            {"action": "declare", "topic": "_jobs"},
+        ):
+            refused = await other.ask(**asked)
+            assert (refused["type"], refused.get("code")) == ("error", "forbidden"), asked
+        await sub(other, ">", group="g")  # which does not match it
+        await sub(client, f"{inbox}.>")
+        await pub(other, f"{inbox}.x", "private")
+        await client.expect("message", message="private")
+        await other.silence(1)
+        assert not broker.broker.directory.queues.keys() - {">@g"}
+
+
 async def test_a_request_and_its_answer_by_inbox(autojump_clock):
     async with running() as broker:
         asker, server = broker.client(), broker.client()
