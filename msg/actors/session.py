@@ -427,6 +427,14 @@ class Session:
         if port is None or port.closed:
             port = self._queue_port(queue, key, timeout, command.ack == "auto")
             port.name = command.name or self.name or self.peer
+        elif command.ack is not None and port.auto != (command.ack == "auto"):
+            raise ClientError(
+                "bad_field",
+                "a subscription keeps its way to acknowledge; unsubscribe first, or name another"
+                ' "sub"',
+            )
+        elif not port.auto:
+            port.suffix = _suffix(key, timeout)  # frames say the deadline that is in force
         consumer = Consumer(
             port,
             prefetch=command.prefetch or 1,
@@ -458,15 +466,12 @@ class Session:
         raise ClientError("unavailable", f"{address!r} comes and goes; ask again")
 
     def _queue_port(self, queue: "Queue", key: Key, timeout: float, auto: bool) -> QueuePort:
-        mode, _, group, sub = key
         port = QueuePort(
             self.outbox,
             queue,
             self.tags,
-            sub=sub,
-            suffix=encode.subscription_suffix(
-                mode, sub=sub, group=group, ack_timeout=None if auto else timeout
-            ),
+            sub=key[3],
+            suffix=_suffix(key, None if auto else timeout),
             auto=auto,
             ack_timeout=timeout,
             name=self.name or self.peer,
@@ -680,6 +685,12 @@ _DO: dict[type[Command], Callable[[Session, Any], Any]] = {
     commands.Pong: Session._pong,
     **dict.fromkeys(commands.Question.__subclasses__(), Session._question),
 }
+
+
+def _suffix(key: Key, ack_timeout: float | None) -> bytes:
+    """What every frame of this subscription says of it."""
+    mode, _, group, sub = key
+    return encode.subscription_suffix(mode, sub=sub, group=group, ack_timeout=ack_timeout)
 
 
 def _settling(

@@ -74,7 +74,7 @@ class Intake:
         """Accept a batch: dedup, limits, a place in line. Answered now, or when committed."""
         settings = self.books.settings
         if batch.durability is None:
-            batch.durability = DURABILITIES[settings.durability]
+            batch.durability = settings.usual_durability
         if self.closed:
             self._accept(batch, stamp, NO_ROOM, ClientError("unavailable", self.closed))
         elif self.held_off is not None and batch.durability != MEMORY and self._is_held_off(stamp):

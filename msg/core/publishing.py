@@ -75,7 +75,7 @@ class Publishing:
         batch.receivers = None
         durability = batch.durability
         if durability is None:
-            durability = DURABILITIES[self.settings.durability]
+            durability = self.settings.usual_durability
         refusal = self._refusal(durability)
         if refusal is not None:
             self.counts.rejected += len(batch)

@@ -2,6 +2,8 @@
 
 import attrs
 
+from msg.core.message import DURABILITIES
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -24,6 +26,10 @@ class QueueSettings:
     dedup_ids: int = 1_000_000
     ttl: float = 0.0  # of a publish that names none
 
+    @property
+    def usual_durability(self) -> int:
+        return _usual(self.durability, self.durability_min)
+
 
 @attrs.frozen
 class TopicSettings:
@@ -42,5 +48,14 @@ class TopicSettings:
     retained_bytes: int = MIB
 
     @property
+    def usual_durability(self) -> int:
+        return _usual(self.durability, self.durability_min)
+
+    @property
     def history(self) -> bool:
         return bool(self.history_messages or self.history_bytes or self.history_seconds)
+
+
+def _usual(durability: str, least: str) -> int:
+    """Of a publish that names none: it did not ask for too little, so it is given enough."""
+    return max(DURABILITIES[durability], DURABILITIES[least])

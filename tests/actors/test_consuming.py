@@ -57,6 +57,35 @@ async def test_repeating_a_sub_changes_its_prefetch(autojump_clock):
         await client.expect("message", message=3)
 
 
+async def test_repeating_a_sub_changes_its_deadline_and_frames_say_so(autojump_clock):
+    async with running() as broker:
+        client = broker.client()
+        await client.subscribe("jobs", ack_timeout=30)
+        await client.subscribe("jobs", ack_timeout=2)
+        await client.publish("jobs", 1)
+        await client.expect("message", attempt=1, ack_timeout=2)
+        await client.silence(3)
+        await client.ask("touch", tag=1)  # it has hung; this is life
+        await client.expect("message", attempt=2, returned="deadline", ack_timeout=2)
+
+
+async def test_a_subscription_keeps_its_way_to_acknowledge(autojump_clock):
+    """One that asked for "manual" must not go on having what it is sent settled for it."""
+    async with running() as broker:
+        client = broker.client()
+        await client.subscribe("jobs", ack="auto")
+        refused = await client.ask("subscribe", topic="jobs", mode="queue", ack="manual")
+        assert (refused["type"], refused["code"]) == ("error", "bad_field")
+        await client.subscribe("jobs", prefetch=2)  # names none: as it is
+        await client.ask("unsubscribe", "unsubscribed", topic="jobs", mode="queue")
+        await client.subscribe("jobs", ack="manual")
+        refused = await client.ask("subscribe", topic="jobs", mode="queue", ack="auto")
+        assert (refused["type"], refused["code"]) == ("error", "bad_field")
+        await client.publish("jobs", 1)
+        await client.expect("message", tag=1)
+        assert (await client.ask("ack", tag=1))["count"] == 1
+
+
 async def test_the_same_topic_without_another_sub_is_the_same_subscription(autojump_clock):
     async with running() as broker:
         client = broker.client()

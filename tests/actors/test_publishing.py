@@ -318,6 +318,17 @@ async def test_less_durability_than_the_queue_allows_is_refused(autojump_clock):
         await client.publish("jobs", 1)
 
 
+async def test_a_publish_that_names_none_gets_the_least_where_the_usual_one_is_less(autojump_clock):
+    asked = {"durability": "memory", "durability_min": "stored"}
+    async with running(settings(queues={"jobs": asked})) as broker:
+        client = broker.client()
+        broker.world.hold_disk()
+        await client.send(action="publish", topic="jobs", mode="queue", message=1)
+        await client.silence(1)
+        broker.world.free_disk()
+        await client.expect("ack")
+
+
 async def test_a_queues_setting_is_the_durability_of_a_publish_that_names_none(autojump_clock):
     async with running(settings(queues={"jobs": {"durability": "memory"}})) as broker:
         client = broker.client()

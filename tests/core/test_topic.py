@@ -364,6 +364,12 @@ def test_durability_min():
     assert batch.errors[0].code == "bad_field"
 
 
+def test_a_publish_that_names_no_durability_gets_the_least():
+    rig = Rig(durability_min="stored")  # more than a topic's usual one
+    assert rig.send(1).errors is None
+    assert len(rig.log) == 1
+
+
 # -- groups ---------------------------------------------------------------------------------
 
 
