@@ -99,10 +99,12 @@ class Connections:
         self._accepting: list[trio.CancelScope] = []
 
     async def accept_from(self, listener: trio.SocketListener) -> None:
-        """Accept until `stop_accepting`."""
+        """Accept until `stop_accepting`, which closes the listener: who connects to a broker that
+        drains is refused at once, and does not wait in its backlog for an answer."""
         with trio.CancelScope() as scope:
             self._accepting.append(scope)
             await self._accept_from(listener)
+        listener.socket.close()
 
     def stop_accepting(self) -> None:
         for scope in self._accepting:

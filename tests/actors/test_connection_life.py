@@ -1,7 +1,10 @@
 """Hello, heartbeats, cuts, limits on connections: a connection from its first to its last byte."""
 
+import pytest
 import trio
+import trio.testing
 
+from msg.actors.listener import Connections, open_listeners
 from tests.actors.kit import running, settings, settled
 
 
@@ -263,6 +266,20 @@ async def test_a_drain_tells_clients_takes_acks_and_refuses_publishes(autojump_c
         client = broker.client()
         await client.subscribe("jobs", prefetch=5)
         assert await client.messages(2) == [1, 2]
+
+
+async def test_who_connects_during_a_drain_is_refused_at_once():
+    """It would stand in the listener's backlog until the drain is over, and then be reset."""
+    [listener] = await open_listeners("127.0.0.1", 0)
+    port = listener.socket.getsockname()[1]
+    async with running() as broker, trio.open_nursery() as nursery:
+        connections = Connections(broker.broker.context, nursery)
+        nursery.start_soon(connections.accept_from, listener)
+        await trio.testing.wait_all_tasks_blocked()
+        connections.stop_accepting()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="attempts to connect"):
+            await trio.open_tcp_stream("127.0.0.1", port)
 
 
 async def test_what_was_held_at_a_stop_comes_back_uncounted(autojump_clock):
