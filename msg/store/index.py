@@ -39,6 +39,7 @@ class Segment:
     live_bytes: int = 0
     ids_low: int = 0  # the seqs whose ids stand in it, for the dedup window; 0: none
     ids_high: int = 0
+    ids_bytes: int = 0  # of `ids` records, as far as this process wrote them
 
     def has_ids(self, low: int, high: int) -> None:
         self.ids_low = min(self.ids_low or low, low)

@@ -58,6 +58,7 @@ class Commit:
     noted: Digest = attrs.field(factory=Digest)  # what `data` and the copies say
     sealed: Digest | None = None  # of the segment before: to its index file
     ids_ready: int = 0
+    ids_bytes: int = 0
     dropped: list[Segment] = attrs.field(factory=list)
 
     @property

@@ -90,6 +90,7 @@ class Log:
         # the ids in segments up to this ordinal are written anew: gathered, and durable
         self._ids_gathered = 0
         self._ids_ready = 0
+        self._ids_bytes = 0  # of the `ids` records that have gathered
         self._victim: Segment | None = None  # whose live messages are being copied ahead
         self._to_copy: list[int] = []  # seqs, the next one last
 
@@ -103,7 +104,10 @@ class Log:
         if not batch:
             return
         lines = records.pub_lines(self.seed, batch)
-        self._noted.newest_at = records.published_at(batch[-1].wire)
+        newest = batch[-1]
+        if newest.key:  # what was moved here is as old as it is: it says nothing of the others
+            newest = next((m for m in reversed(batch) if not m.key), newest)
+        self._noted.newest_at = max(self._noted.newest_at, records.published_at(newest.wire))
         seqs = [m.seq for m in batch]
         lengths = [len(line) for line in lines]
         assert seqs[0] > (self._pub_seqs[-1] if self._pub_seqs else 0), "seqs rise"
@@ -150,15 +154,17 @@ class Log:
 
     def remember_ids(self, due: range, entries: Sequence[Remembered]) -> None:
         """The answer to `ids_due`: all that the dedup window holds of that range of seqs."""
-        for segment in self.segments:
-            if segment.live or not segment.ids_high < due.stop:
+        for segment in self.segments[:-1][:DROPS_MAX]:  # the last one is where they go to
+            gathered = segment.ordinal <= self._ids_gathered or self._is_past_window(segment)
+            if segment.live or not (gathered or segment.ids_high < due.stop):
                 break
-            self._ids_gathered = segment.ordinal
+            self._ids_gathered = max(self._ids_gathered, segment.ordinal)
         if not entries:
             self._ids_ready = self._ids_gathered
             return
         for line in records.ids_lines(self.seed, entries):
             self._gather(line)
+            self._ids_bytes += len(line)
         self._noted.ids += entries
 
     # -- what the owner asks --------------------------------------------------------------
@@ -292,7 +298,8 @@ class Log:
         others, self._others, self._other_bytes = self._others, [], 0
         dropped = self._droppable()
         copies = self._choose_copies(len(dropped), self._pub_bytes)
-        must_sync = self._must_sync
+        # what is written anew lets a segment go: that may not be durable before this is
+        must_sync = self._must_sync or bool(copies or self._noted.ids)
         self._pub_bytes, self._must_sync = 0, False
         writes = bool(pubs or others or copies or self._state_dirty)
         syncs = self._unsynced and sync
@@ -327,10 +334,11 @@ class Log:
             noted=self._noted,
             sealed=self.digest if new and self.segments else None,
             ids_ready=self._ids_gathered,
+            ids_bytes=self._ids_bytes,
             dropped=dropped,
             bad=self._bad,
         )
-        self._bad = []
+        self._bad, self._ids_bytes = [], 0
         if head or self._state_dirty:
             commit.noted.state = self.state
         self._state_dirty = False
@@ -342,14 +350,18 @@ class Log:
 
     def _is_full(self, segment: Segment, publishes: bool) -> bool:
         """Whether the next record begins a new segment. After the disk was full that is so
-        sooner, once most of what is in it has been settled: only finished segments go."""
-        if segment.size >= self.segment_bytes:
+        sooner, once most of what is in it has been settled: only finished segments go.
+
+        Ids that were written anew do not count: a window of more bytes than a segment has would
+        finish each that it is written to, and be written again for that, without end."""
+        size = segment.size - segment.ids_bytes
+        if size >= self.segment_bytes:
             return True
         return (
             self._cramped
             and not publishes
-            and segment.size > CRAMPED_BYTES
-            and 2 * segment.live_bytes < segment.size
+            and size > CRAMPED_BYTES
+            and 2 * segment.live_bytes < size
         )
 
     def finish(self, commit: Commit) -> None:
@@ -370,6 +382,7 @@ class Log:
             self.index.segments[segment.ordinal] = segment
             self._has_directory = True
         segment.size = commit.offset + commit.size
+        segment.ids_bytes += commit.ids_bytes
         self.bytes_written += commit.size
         self.disk_bytes += commit.size
         if commit.seqs:
@@ -541,6 +554,7 @@ class Log:
         self._gone(live)
         self._others = commit.others + self._others
         self._other_bytes = sum(map(len, self._others))
+        self._ids_bytes += commit.ids_bytes
         self._state_dirty = self._state_dirty or commit.with_state
         noted, self._noted = self._noted, Digest()
         self._noted.take_settled(commit.noted)

@@ -133,7 +133,8 @@ def scan(
     seqs, offsets, lengths = digest.seqs, digest.offsets, digest.lengths
     sound, pub, topic = records.line_is_sound, records.PUB, b'"topic":'
     stretches: list[tuple[int, int, int]] = []  # of bad bytes: start, end, pubs before it
-    newest, newest_seq = b"", 0  # copies of older messages may stand behind it
+    # copies of older messages may stand behind it, and what was moved here is as old as it is
+    newest, newest_seq, moved = b"", 0, False
     offset = 0
     lines = data.split(b"\n")
     unfinished = lines.pop()
@@ -152,10 +153,15 @@ def scan(
                 seqs.append(seq)
                 offsets.append(offset)
                 lengths.append(len(part) + 1)
-                if seq > newest_seq:
-                    newest, newest_seq = part, seq
                 if not part.startswith(topic, comma + 1):
-                    digest.note_options(records.message_of(part))
+                    message = records.message_of(part)
+                    digest.note_options(message)
+                    moved = bool(message.key)
+                if seq > newest_seq:
+                    if not moved:
+                        newest = part
+                    newest_seq = seq
+                moved = False
             else:
                 _other(digest, part)
             if sound_lines is not None and not part.startswith(b'{"op":"head"'):
@@ -168,8 +174,9 @@ def scan(
     for start, end, before in stretches:
         if not (last and start >= digest.size):
             digest.damage.append(_damage(path, data, start, end, seqs, before, seed))
-    if newest:
+    if newest_seq:
         digest.next_seq = max(digest.next_seq, newest_seq + 1)
+    if newest:
         digest.newest_at = records.published_at(newest)
     return digest
 

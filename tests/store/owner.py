@@ -2,35 +2,56 @@
 
 It drives `Log`, `execute` and recovery as the actors do, one step after the other, and
 keeps the books that a checker needs: what may be there after a crash, and what must.
+
+One of the logs is a topic's: what is published to it is kept there (its backlog and history)
+and goes to its one group as well, whose queue is a log of its own. Each log has a dedup
+window, on a clock that the load moves on.
 """
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
+import msgspec
 
+from msg.core.dedup import STEPS, DedupWindow
 from msg.core.message import OS, STORED, Attempt, Message
 from msg.errors import DiskFull
 from msg.store import commit as commits
-from msg.store import recovery
+from msg.store import records, recovery
 from msg.store.disk import Disk
-from msg.store.log import Commit, Log
+from msg.store.log import QUEUES as QUEUE_LOGS
+from msg.store.log import TOPICS, Commit, Log
+from msg.store.records import Remembered
 
 if TYPE_CHECKING:
     from msg.store.scan import Damage
 
 LONG = "Ω" * 60 + "@audit"  # a name that is cut in its directory
 QUEUES = ("jobs", "jobs.dead", LONG)
+TOPIC, GROUP = "news", "news@mail"
+AT = "2026-11-23T08:05:15.123Z"
+WALL = records.seconds(AT.encode())
+WINDOW_S, WINDOW_IDS = 120.0, 1_000_000  # what recovery takes when it is told nothing else
+LATE_S = 5 * WINDOW_S / STEPS  # a step each time that a restart is followed by a compaction
 
 
-def wire(topic: str, uid: str, body: str = "") -> bytes:
+def wire(topic: str, uid: str, body: str = "", at: str = AT) -> bytes:
     return (
-        f'"topic":"{topic}","message_id":"{uid}","published_at":"2026-11-23T08:05:15.123Z",'
-        f'"message":"{body or uid}"'
+        f'"topic":"{topic}","message_id":"{uid}","published_at":"{at}","message":"{body or uid}"'
     ).encode()
+
+
+def kind_of(name: str) -> str:
+    return TOPICS if name == TOPIC else QUEUE_LOGS
+
+
+def key_of(name: str, uid: str) -> str:
+    """What a promise is known by: a topic's copy of a message is another one than its group's."""
+    return f"{TOPIC}/{uid}" if name == TOPIC else uid
 
 
 @attrs.define(eq=False)
@@ -46,6 +67,15 @@ class Promise:
     tries: Counter[str] = attrs.field(factory=Counter)  # by queue: a move begins anew
     tries_kept: Counter[str] = attrs.field(factory=Counter)
     queue: str = ""  # where it was last
+    home: str = ""  # where it was published
+    known: Remembered | None = None  # what the window there holds of it
+    known_kept: bool = False  # durably: a second publish of this id must be told so
+
+    def is_known_as(self, entry: Remembered) -> bool:
+        """The window keeps times by the step: one that was written anew may be a step late."""
+        assert self.known is not None
+        late = entry.at - self.known.at
+        return msgspec.structs.replace(entry, at=self.known.at) == self.known and 0 <= late < LATE_S
 
 
 @attrs.define(eq=False)
@@ -89,6 +119,9 @@ class Broker:
         self.paused_kept: dict[str, int] = {}
         self.damage: list[Damage] = []
         self.full = 0  # so many steps more without room on the disk
+        self.wall = WALL
+        self.windows: dict[str, DedupWindow] = {}
+        self.remembered: dict[str, list[Remembered]] = {}  # by log, as the start found them
 
     # -- starting -------------------------------------------------------------------------
 
@@ -100,10 +133,11 @@ class Broker:
             facts.logs,
             unclean=not facts.clean,
             trusted=facts.trusted,
-            now_wall=0.0,
+            now_wall=self.wall,
             segment_bytes=self.segment_bytes,
             damage=self.damage,
         )
+        self.remembered = {one.log.name: list(one.ids) for one in found}
         self.logs = {one.log.name: one.log for one in found}
         recovery.settle_moved(self.disk, found)
         self.waiting, self.writing = {}, {}
@@ -119,9 +153,10 @@ class Broker:
         log = self.logs.get(name)
         if log is None:
             incarnation = f"{self.rng.getrandbits(32):08x}"
-            log = Log("queues", name, incarnation, segment_bytes=self.segment_bytes)
+            log = Log(kind_of(name), name, incarnation, segment_bytes=self.segment_bytes)
             self.logs[name] = log
             self.here[name] = {}
+            self.windows[name] = DedupWindow(WINDOW_S, WINDOW_IDS)
             self.paused[name] = self.paused_kept[name] = 0
         return log
 
@@ -140,9 +175,9 @@ class Broker:
             if name not in self.logs:
                 del self.here[name]
         for name, messages in by_id.items():
-            self.here[name] = {m.seq: self.promises[m.id] for m in messages.values()}
+            self.here[name] = {}
             for message in messages.values():
-                promise = self.promises[message.id]
+                promise = self.here[name][message.seq] = self.promises[key_of(name, message.id)]
                 promise.queue = name
                 promise.acked = False  # its ack was lost with the process
                 promise.tries[name] = message.attempts
@@ -150,44 +185,66 @@ class Broker:
                 promise.kept, promise.tries_kept[name] = True, message.attempts
             state = self.logs[name].state.get("number", 0)
             self.paused[name] = self.paused_kept[name] = state
-        there = {uid for messages in by_id.values() for uid in messages}
-        for promise in self.promises.values():
-            if promise.uid not in there:
+        there = {key_of(name, uid) for name, messages in by_id.items() for uid in messages}
+        for key, promise in self.promises.items():
+            promise.known_kept = False
+            if key not in there:
                 promise.kept, promise.acked = False, True
+        self.windows = {}
+        for name, entries in self.remembered.items():
+            window = self.windows[name] = DedupWindow(WINDOW_S, WINDOW_IDS)
+            for known in entries:
+                window.add(known.id, known.length << 32 | known.crc, known.seq, known.at)
+                self.promises[key_of(name, known.id)].known_kept = True
 
     # -- what clients do --------------------------------------------------------------------
 
     def publish(self, name: str, n: int, *, durability: int = STORED, big: bool = False) -> None:
+        """To a queue, or to the topic and with it to its group."""
+        uids = [f"m{self.count + i}" for i in range(1, n + 1)]
+        self.count += n
+        self.wall += self.rng.random() * 2 * n
+        self._publish(name, uids, durability, big=big)
+        if name == TOPIC:
+            self._publish(GROUP, uids, durability, big=big)
+
+    def _publish(self, name: str, uids: list[str], durability: int, *, big: bool) -> None:
         log = self.log(name)
+        window = self.windows[name]
+        at = records.rfc3339(self.wall)
         batch = []
-        for _ in range(n):
-            self.count += 1
-            uid = f"m{self.count}"
-            promise = Promise(uid, wire(name, uid, uid * 300 if big else ""), queue=name)
-            self.promises[uid] = promise
+        for uid in uids:
             seq = log.next_seq
             log.next_seq += self.rng.choice((1, 1, 1, 2))  # between them: memory-only ones
+            text = wire(name, uid, uid * 300 if big else "", at)
+            length, crc = records.fingerprint(text)
+            known = Remembered(uid, length, crc, records.seconds(at.encode()), seq)
+            promise = Promise(uid, text, queue=name, home=name, known=known)
+            self.promises[key_of(name, uid)] = promise
+            window.add(uid, length << 32 | crc, seq, known.at)
             message = Message(seq, uid, promise.wire, durability=durability)
-            if self.rng.random() < 0.2:
+            if self.rng.random() < 0.2 and name != TOPIC:
                 message.priority = self.rng.choice((0, 9))
-                message.due = self.rng.choice((0.0, 1e9))
-                message.expires = self.rng.choice((0.0, 2e9))
+                message.due = self.rng.choice((0.0, 1e10))
+                message.expires = self.rng.choice((0.0, 2e10))
             batch.append(message)
         log.publish(batch)
 
         def done(kept: bool) -> None:
             for message in batch:
-                promise = self.promises[message.id]
+                promise = self.promises[key_of(name, message.id)]
                 if kept:
-                    promise.kept = durability == STORED
+                    promise.kept = promise.known_kept = durability == STORED
                     self.here[name][message.seq] = promise
                 else:
                     promise.refused = True
+                    window.forget(message.id, message.seq)
 
         self.writing.setdefault(name, []).append(done)
 
     def ack(self, name: str, n: int, *, drop: bool = False) -> None:
-        seqs = self.pick(name, n)
+        """A topic has heard the oldest of its backlog, or its history goes over a limit."""
+        seqs = sorted(self.here.get(name, {}))[:n] if name == TOPIC else self.pick(name, n)
         promises = [self.here[name].pop(seq) for seq in seqs]
         for promise in promises:
             promise.acked = True
@@ -205,7 +262,7 @@ class Broker:
             tries = promise.tries[name]
             message = Message(seq, promise.uid, b"", attempts=tries, returned="nack")
             if self.rng.random() < 0.3:
-                message.due = 1e9
+                message.due = 1e10
             self.log(name).tried(message, Attempt(tries, "now", "nack"))
             self.when_durable(name, partial(promise.tries_kept.update, {name: 1}))
 
@@ -238,20 +295,23 @@ class Broker:
         for other in list(self.logs):  # what moved in is deleted only if its source let go
             self.settle_all(other)
         log_dir = self.logs[name].directory.rpartition("/")[2]
-        before = {uid: (p.kept, p.acked) for uid, p in self.promises.items()}
+        before = {uid: (p.kept, p.acked, p.known_kept) for uid, p in self.promises.items()}
         for promise in self.promises.values():
             if promise.queue == name:
                 promise.kept, promise.acked = False, True
+            if promise.home == name:
+                promise.known_kept = False
         self.deleting = name
         try:
-            recovery.delete_log(self.disk, "queues", log_dir)
+            recovery.delete_log(self.disk, kind_of(name), log_dir)
         except DiskFull:
-            for uid, (kept, acked) in before.items():
-                self.promises[uid].kept, self.promises[uid].acked = kept, acked
+            for uid, (kept, acked, known_kept) in before.items():
+                promise = self.promises[uid]
+                promise.kept, promise.acked, promise.known_kept = kept, acked, known_kept
             self.deleting = ""
             return
         self.deleting = ""
-        del self.logs[name], self.here[name]
+        del self.logs[name], self.here[name], self.windows[name]
         for promise in self.promises.values():
             if promise.queue == name:
                 promise.gone = True
@@ -273,6 +333,7 @@ class Broker:
 
     def commit(self, log: Log, *, sync: bool = True) -> bool:
         """One commit; False when the disk was full."""
+        self._keep_window(log)
         commit = log.begin(sync)
         if commit is None:
             return True
@@ -289,11 +350,30 @@ class Broker:
                 self.waiting[log.name].append(done)
         return commit.error is None
 
+    def _keep_window(self, log: Log) -> None:
+        """As the actors do: what the window holds is written anew before its segment goes."""
+        window = self.windows.get(log.name)
+        if window is None:  # a start, which has not come to it yet
+            return
+        window.expire(self.wall)
+        log.window_from = window.oldest_seq(log.next_seq)
+        if (due := log.ids_due) is not None:
+            log.remember_ids(
+                due,
+                [
+                    Remembered(uid, print_ >> 32, print_ & 0xFFFFFFFF, at, seq)
+                    for uid, print_, seq, at in window.entries(due)
+                ],
+            )
+
     def settle_all(self, name: str) -> None:
         log = self.log(name)
-        while log.has_gathered or self.waiting.get(name):
+        for _ in range(1000):
+            if not (log.has_gathered or self.waiting.get(name)):
+                return
             if not self.commit(log) and not log.has_gathered:
-                break
+                return
+        raise Broken(f"{name}: there is always something left to write")
 
     # -- checking ---------------------------------------------------------------------------
 
@@ -315,12 +395,14 @@ class Broker:
             if started.logs[name].live_count != len(messages):
                 raise Broken(f"{name}: {started.logs[name].live_count} live, {len(messages)} read")
             for message in messages:
-                if message.id in seen:
-                    raise Broken(f"{message.id} is there twice: {seen[message.id][0]}, {name}")
-                seen[message.id] = (name, message)
+                key = key_of(name, message.id)
+                if key in seen:
+                    raise Broken(f"{key} is there twice: {seen[key][0]}, {name}")
+                seen[key] = (name, message)
                 self._check_one(name, message)
-        for promise in self.promises.values():
-            if promise.kept and not promise.acked and promise.uid not in seen:
+        self._check_windows(started, seen)
+        for key, promise in self.promises.items():
+            if promise.kept and not promise.acked and key not in seen:
                 raise Broken(f"{promise.uid} of {promise.queue} was acked, and is lost")
         for name, number in self.paused_kept.items():
             if number and name != self.deleting and name in self.logs:
@@ -328,8 +410,27 @@ class Broker:
                 if not number <= state <= self.paused[name]:
                     raise Broken(f"{name}: state {state}, and {number} was kept")
 
+    def _check_windows(self, started: "Broker", seen: Container[str]) -> None:
+        """An id that was kept is known; an id that is known was published, and its message is
+        there or was settled: else who publishes it again is told that it is stored."""
+        known: dict[str, Remembered] = {}
+        for name, entries in started.remembered.items():
+            for entry in entries:
+                key = key_of(name, entry.id)
+                promise = self.promises.get(key)
+                if promise is None or promise.home != name or not promise.is_known_as(entry):
+                    raise Broken(f"{name}: its window invents {entry}")
+                if promise.refused or not (key in seen or promise.acked):
+                    raise Broken(f"{name}: its window knows {entry.id}, which is not there")
+                known[key] = entry
+        for key, promise in self.promises.items():
+            if promise.known_kept and promise.known and key not in known:
+                age = started.wall - promise.known.at
+                if age < WINDOW_S:
+                    raise Broken(f"{promise.home}: its window forgot {key} after {age} s")
+
     def _check_one(self, name: str, message: Message) -> None:
-        promise = self.promises.get(message.id)
+        promise = self.promises.get(key_of(name, message.id))
         if promise is None or promise.wire != message.wire:
             raise Broken(f"{message.id} was invented: {message.wire!r}")
         if promise.refused:
@@ -368,15 +469,16 @@ def workload(
     operations; with `restart` the process ends now and then."""
     rng = broker.rng
     for _ in range(steps):
-        name = rng.choice((*QUEUES, "jobs", "jobs"))
+        name = rng.choice((*QUEUES, "jobs", "jobs", TOPIC, TOPIC, GROUP))
         roll = rng.random()
+        to = TOPIC if name == GROUP else name
         if roll < 0.35:
-            broker.publish(name, rng.randint(1, 6), big=rng.random() < 0.1)
+            broker.publish(to, rng.randint(1, 6), big=rng.random() < 0.1)
         elif roll < 0.45:
-            broker.publish(name, rng.randint(1, 3), durability=OS)
+            broker.publish(to, rng.randint(1, 3), durability=OS)
         elif roll < 0.62:
             broker.ack(name, rng.randint(1, 8), drop=rng.random() < 0.3)
-        elif roll < 0.72:
+        elif roll < 0.72 and name != TOPIC:
             broker.nack(name)
         elif roll < 0.82:
             broker.move("jobs", "jobs.dead")
@@ -390,5 +492,7 @@ def workload(
             fill(rng.randint(5, 25))
         elif roll < 0.96 and restart:
             broker.restart(clean=rng.random() < 0.5)
-        if rng.random() < 0.6 and name in broker.logs:
-            broker.commit(broker.logs[name], sync=rng.random() < 0.8)
+        if rng.random() < 0.6:
+            for each in (TOPIC, GROUP) if name == TOPIC else (name,):
+                if each in broker.logs:
+                    broker.commit(broker.logs[each], sync=rng.random() < 0.8)

@@ -1,6 +1,7 @@
 """One log: what gathers, what is written, what is read ahead, and what may go."""
 
 from collections.abc import Iterator
+from random import Random
 
 import pytest
 
@@ -270,6 +271,69 @@ def test_the_dedup_window_outlives_the_segments():
     log.window_from = log.next_seq
     assert not log.ids_due
     assert list(reopen(disk, now_wall=NOW + 121).ids) == []
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_no_segment_goes_before_its_ids_are_durable(refused):
+    """Not even where only acks are written, which wait for no sync, and the disk is full."""
+    disk, log = new_disk(), new_log()
+    log.window_from = 1
+    publish(disk, log, 30)
+    publish(disk, log, 1)
+    log.settle(range(1, 31))
+    commit(disk, log, sync=False)
+    due = log.ids_due
+    assert due == range(1, 31)
+    log.remember_ids(due, [Remembered(f"m{seq}", 3, 7, NOW, seq) for seq in due])
+    commit(disk, log, sync=False)
+    if refused:
+        log.publish(messages(log, 1))
+        disk.fill()
+    todo = log.begin(False)
+    assert todo is not None
+    execute(disk, [todo])
+    log.finish(todo)
+    assert len(log.segments) == 1, "it has gone"
+    found = reopen(disk.crash(Random(1), "none"), unclean=True, now_wall=NOW)
+    assert [entry.seq for entry in found.ids] == [*range(1, 32)]
+
+
+def test_ids_that_stand_in_the_last_segment_are_not_taken_for_written_anew():
+    disk, log = new_disk(), new_log()
+    log.window_from = 1
+    publish(disk, log, 30)
+    settle(disk, log, range(1, 31))
+    log.put_state({"n": 1})  # begins a segment without a publish
+    commit(disk, log)
+    assert len(log.segments) == 2
+    due = log.ids_due
+    assert due is not None
+    log.remember_ids(due, [Remembered(f"m{seq}", 3, 7, NOW, seq) for seq in due])
+    settle(disk, log, [m.seq for m in publish(disk, log, 30)])
+    publish(disk, log, 1)
+    while log.has_gathered:
+        commit(disk, log)
+    found = reopen(disk, now_wall=NOW)
+    assert [entry.seq for entry in found.ids] == [*range(1, 62)]
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_was_moved_here_hides_no_id_from_the_window(sealed):
+    """A message that was moved is as old as it is, and may be the last of its segment."""
+    disk, log = new_disk(), new_log()
+    log.window_from = 1
+    publish(disk, log, 30)
+    old = wire("jobs", "old", at="2026-11-23T01:00:00.000Z")
+    log.publish([Message(log.next_seq, "old", old, key="src:1:1")])
+    commit(disk, log)
+    if sealed:
+        publish(disk, log, 1)
+    expected = [*range(1, 31), *([32] if sealed else [])]
+    assert [entry.seq for entry in reopen(disk, now_wall=NOW + 60).ids] == expected
+    for name in disk.list(log.directory):
+        if name.endswith(".idx"):  # then the segment itself is read
+            disk.unlink(f"{log.directory}/{name}")
+    assert [entry.seq for entry in reopen(disk, now_wall=NOW + 60).ids] == expected
 
 
 def test_the_window_is_read_from_the_records_newest_first_up_to_its_limit():
