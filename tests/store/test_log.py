@@ -320,14 +320,16 @@ def test_ids_that_stand_in_the_last_segment_are_not_taken_for_written_anew():
 @pytest.mark.parametrize("sealed", [False, True])
 def test_what_was_moved_here_hides_no_id_from_the_window(sealed):
     """A message that was moved is as old as it is, and may be the last of its segment."""
-    disk, log = new_disk(), new_log()
+    disk, log = new_disk(), new_log(segment_bytes=1 << 20)
     log.window_from = 1
     publish(disk, log, 30)
     old = wire("jobs", "old", at="2026-11-23T01:00:00.000Z")
     log.publish([Message(log.next_seq, "old", old, key="src:1:1")])
     commit(disk, log)
     if sealed:
+        log.segment_bytes = 1
         publish(disk, log, 1)
+    assert len(log.segments) == 1 + sealed
     expected = [*range(1, 31), *([32] if sealed else [])]
     assert [entry.seq for entry in reopen(disk, now_wall=NOW + 60).ids] == expected
     for name in disk.list(log.directory):
