@@ -129,6 +129,13 @@ def print_json(value: object) -> None:
     write_line(text.encode("utf-8", "surrogatepass"))
 
 
+def counted(number: int, one: str) -> str:
+    """`1 message`, `1,200 messages`."""
+    from msg.show.units import count  # here: most commands count nothing
+
+    return count(number, one)
+
+
 def write_line(line: bytes) -> None:
     out = sys.stdout.buffer
     out.write(line + b"\n")

@@ -16,6 +16,7 @@ from msg.cli.common import (
     command,
     complain,
     connect,
+    counted,
     print_json,
     queue_names,
     topic_names,
@@ -79,7 +80,7 @@ def sub(
             frame = client.receive()
             if _is_message(frame):
                 if frame.get("dropped"):
-                    complain(f"too slow: {frame['dropped']} messages were dropped here")
+                    complain(f"too slow: {counted(frame['dropped'], 'message')} lost here")
                 _print_message(frame, as_json, show_topic)
                 printed += 1
                 if group is not None:  # after it is written: a crash repeats, never loses

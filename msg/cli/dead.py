@@ -18,6 +18,7 @@ from msg.cli.common import (
     ask_all,
     command,
     connect,
+    counted,
     print_json,
     show_table,
     write_line,
@@ -30,7 +31,7 @@ from msg.plain_client import PlainClient
 dead_app = typer.Typer(no_args_is_help=True, help="Messages that failed too often: QUEUE.dead.")
 
 Queue = Annotated[str, typer.Argument(metavar="QUEUE", help="The queue where they died.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[MESSAGE_ID…]")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[MESSAGE_ID…]", help="Only these.")]
 Reason = Annotated[str | None, typer.Option(help="The reason holds this text.")]
 Consumer = Annotated[str | None, typer.Option(help="This consumer failed on it.")]
 Contains = Annotated[str | None, typer.Option(help="The body's JSON holds this text.")]
@@ -71,7 +72,9 @@ def _frame(
 
 @command
 def dead_list(
-    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]")] = None,
+    queue: Annotated[
+        str | None, typer.Argument(metavar="[QUEUE]", help="The queue where they died.")
+    ] = None,
     reason: Reason = None,
     consumer: Consumer = None,
     contains: Contains = None,
@@ -112,7 +115,7 @@ def _row(message: dict[str, Any]) -> tuple[Any, ...]:
 @command
 def show(
     queue: Queue,
-    message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID")],
+    message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="Its id.")],
     url: Url = URL,
     as_json: AsJson = False,
 ) -> None:
@@ -200,8 +203,7 @@ def _done(url: str, frame: dict[str, Any], as_json: bool, what: str) -> None:
     if as_json:
         print_json({"count": answer["count"]})
     else:
-        letters = "dead letter" if answer["count"] == 1 else "dead letters"
-        write_line(f"{answer['count']} {letters} {what}".encode())
+        write_line(f"{counted(answer['count'], 'dead letter')} {what}".encode())
     if not answer["count"]:
         raise Failed(exits.NEGATIVE)
 
@@ -209,7 +211,7 @@ def _done(url: str, frame: dict[str, Any], as_json: bool, what: str) -> None:
 @command
 def edit(
     queue: Queue,
-    message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID")],
+    message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="Its id.")],
     message: Annotated[
         str | None, typer.Option("--message", "-m", help="The new body, JSON; else $EDITOR asks.")
     ] = None,

@@ -109,7 +109,9 @@ def plain(text: str) -> str:
 
 @command
 def trace(
-    message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID")],
+    message_id: Annotated[
+        str, typer.Argument(metavar="MESSAGE_ID", help="As `send` and `pub` print it.")
+    ],
     queue: Annotated[
         str | None, typer.Option("--queue", "-q", help="Look there only (and in its dead letters).")
     ] = None,
@@ -220,7 +222,9 @@ def preview(message: dict[str, Any]) -> str:
 
 @command
 def held(
-    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]")] = None,
+    queue: Annotated[
+        str | None, typer.Argument(metavar="[QUEUE]", help="Of this queue only.")
+    ] = None,
     url: Url = URL,
     as_json: AsJson = False,
 ) -> None:
@@ -249,7 +253,9 @@ def held(
 
 @command
 def stats(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A queue, a group, or a topic.")
+    ] = None,
     url: Url = URL,
     as_json: AsJson = False,
 ) -> None:

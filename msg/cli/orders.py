@@ -12,6 +12,7 @@ from msg.cli.common import (
     Url,
     command,
     connect,
+    counted,
     on_terminal,
     print_json,
     queue_names,
@@ -54,7 +55,7 @@ def purge(
     mode = "pubsub" if topic else "queue"
     with connect(url) as client:
         answer = client.ask({"action": "purge", "topic": name, "mode": mode})
-    _say(answer, as_json, f"{answer['count']} messages dropped from {name}")
+    _say(answer, as_json, f"{counted(answer['count'], 'message')} dropped from {name}")
 
 
 @command
@@ -76,7 +77,7 @@ def _contents(client: PlainClient, name: str) -> str:
     found = client.ask({"action": "stats", "topic": name})
     for queue in found.get("queues", []):
         total = sum(queue.get(state, 0) for state in ("ready", "leased", "delayed"))
-        return f"with its {total} messages "
+        return f"with its {counted(total, 'message')} "
     return ""
 
 

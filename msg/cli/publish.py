@@ -42,12 +42,17 @@ Message = Annotated[
     str | None,
     typer.Argument(help="The body; - publishes each line of stdin; without it, all of stdin."),
 ]
-Header = Annotated[list[str] | None, typer.Option("--header", metavar="NAME=VALUE")]
+Header = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="NAME=VALUE", help="A header; as many as you like."),
+]
 Id = Annotated[str | None, typer.Option("--id", help="Message id: the same twice is one message.")]
 Ttl = Annotated[float | None, typer.Option(help="Seconds until it expires.")]
 Durability = Annotated[str | None, typer.Option(help="memory, os or stored: when it is acked.")]
 ReplyTo = Annotated[str | None, typer.Option(help="Topic for the answer.")]
-Correlation = Annotated[str | None, typer.Option("--correlation-id")]
+Correlation = Annotated[
+    str | None, typer.Option("--correlation-id", help="Comes back in the answer.")
+]
 String = Annotated[bool, typer.Option("--string", help="Send a text, also where it is JSON.")]
 JsonBody = Annotated[bool, typer.Option("--json-body", help="Refuse what is not JSON.")]
 Binary = Annotated[bool, typer.Option("--binary", help="Send stdin's bytes as base64.")]

@@ -18,6 +18,7 @@ from msg.cli.common import (
     command,
     complain,
     connect,
+    counted,
     print_json,
     refusal_code,
     show_table,
@@ -127,7 +128,7 @@ def export(
         out.flush()
         if output != "-":
             os.fsync(out.fileno())
-            complain(f"{bar.done} messages exported to {output}")
+            complain(f"{counted(bar.done, 'message')} exported to {output}")
 
 
 def _writing(output: str) -> BinaryIO:
@@ -192,7 +193,7 @@ def import_(
                     "expired": done.expired, "refused": done.refused})  # fmt: skip
         raise Failed(done.code)
     complain(
-        f"{done.stored} messages imported, {done.duplicates} were there already,"
+        f"{counted(done.stored, 'message')} imported, {done.duplicates} were there already,"
         f" {done.expired} have expired, {done.refused} refused"
     )
     raise Failed(done.code)

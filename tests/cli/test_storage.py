@@ -47,7 +47,7 @@ def test_an_export_comes_back_whole_by_an_import(broker, tmp_path):
     assert rows[1502]["priority"] == 9
     first = run("import", "copy", str(file), url=broker.url)
     assert first.returncode == 0, first.stderr
-    assert b"1504 messages imported" in first.stderr
+    assert b"1,504 messages imported" in first.stderr
     again = run("import", "copy", url=broker.url, stdin=file.read_bytes())
     assert b"0 messages imported, 1504 were there already" in again.stderr
     copied = run("export", "copy", url=broker.url)

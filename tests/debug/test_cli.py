@@ -189,6 +189,8 @@ def test_pause_resume_purge_delete(live):
     assert "paused" in live.cli("queues").out
     assert live.cli("resume", "ordered").out == "ordered is handed out again\n"
     assert live.cli("purge", "ordered").out == "2 messages dropped from ordered\n"
+    live.ids("ordered", 3)
+    assert live.cli("purge", "ordered").out == "1 message dropped from ordered\n"
     assert json.loads(live.cli("delete", "ordered", "--json").out) == {"topic": "ordered"}
     assert live.cli("delete", "ordered").code == exits.NEGATIVE
 
@@ -339,6 +341,22 @@ def test_every_command_has_help(name, capsys):
         main([*name.split(), "--help"])
     assert left.value.code == 0
     assert f"trio-msg {name}" in capsys.readouterr().out
+
+
+def test_every_argument_and_option_says_what_it_is():
+    from typer.main import get_command
+
+    from msg.cli.main import app
+
+    mute = []
+
+    def look(command: Any, path: str) -> None:
+        mute.extend(f"{path} {p.name}" for p in command.params if not getattr(p, "help", None))
+        for name, below in getattr(command, "commands", {}).items():
+            look(below, f"{path} {name}")
+
+    look(get_command(app), "trio-msg")
+    assert mute == []
 
 
 NO_JSON = {  # command -> why it has no --json
