@@ -10,6 +10,7 @@ Read from the syntax tree, so that no import has to be run. The arrows:
 
 import ast
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,19 @@ def test_imports_go_along_the_arrows():
                 if target != part and target not in ARROWS[part]:
                     wrong.append(f"{relative(path)}:{line}: {part} imports {target}")
     assert wrong == []
+
+
+def test_contributing_tells_the_same_arrows():
+    """Its table has a row for each part, and nothing in it that is not allowed."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("| part of `msg/` |")[2].partition("\n\n")[0]
+    told: dict[str, set[str]] = {}
+    for row in table.splitlines()[2:]:
+        names, _, may = row.strip("| ").split(" | ")
+        for name in re.findall(r"`(\w+)(?:\.py|/)`", names):
+            told[name] = set(re.findall(r"`(\w+)`", may))
+    assert told.keys() == ARROWS.keys()
+    assert [name for name, parts in told.items() if not parts <= ARROWS[name]] == []
 
 
 def test_only_waiting_parts_import_trio():
