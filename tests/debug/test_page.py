@@ -37,6 +37,16 @@ def test_the_broker_says_what_the_page_shows(tmp_path):
             shows(here, step)
 
 
+def test_the_readme_shows_what_the_page_shows():
+    """So what it says the broker says has been said: the page is played above."""
+    page = {(step.command, step.output) for step in steps_of(PAGE.read_text(encoding="utf-8"))}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Debugging with trio-msg\n")[2].partition("\n## ")[0]
+    shown = steps_of(section.replace("```text", "```console"))
+    assert len(shown) >= 5
+    assert [step.command for step in shown if (step.command, step.output) not in page] == []
+
+
 def test_a_page_is_read_as_commands_and_what_they_print():
     text = "text\n\n```console\n$ one &\n$ two\nprinted\n\nmore\n```\n\n```sh\n$ no\n```\n"
     one, two = steps_of(text)
