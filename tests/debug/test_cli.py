@@ -348,7 +348,7 @@ def test_every_argument_and_option_says_what_it_is():
 
     from msg.cli.main import app
 
-    mute = []
+    mute: list[str] = []
 
     def look(command: Any, path: str) -> None:
         mute.extend(f"{path} {p.name}" for p in command.params if not getattr(p, "help", None))
