@@ -47,6 +47,11 @@ def test_a_full_disk_refuses_publishes_and_nothing_else_and_heals_by_itself(smal
         assert refused.code == "disk_full"
         assert refused.retry == "later"
         assert len(acked) > 100
+        # a refusal waits for nothing: nobody consumes, nothing else is published, no room comes
+        for n in range(20):
+            with pytest.raises(Refused) as again:
+                publish(producer, 10_000 + n)
+            assert again.value.code == "disk_full"
         # memory-only publishes need no disk
         memory = producer.ask({"action": "publish", "topic": "other", "mode": "queue",
                                "message": 1, "durability": "memory"})  # fmt: skip
