@@ -316,6 +316,12 @@ def published_at(wire: bytes) -> bytes:
     return wire[start : wire.index(b'"', start)]
 
 
+def newest_published_at(data: bytes) -> bytes:
+    """The newest of a segment's. Not simply the last one's: what was moved or copied here is as
+    old as it is. A body that says the same makes it too new, which only costs a look."""
+    return max(_PUBLISHED_AT.findall(data), default=b"")
+
+
 def fingerprint(wire: bytes) -> tuple[int, int]:
     """Length and crc32 of the body's bytes: what dedup compares."""
     body = bytes(_decode_body(b"{%b}" % wire).message)
@@ -375,6 +381,7 @@ def rfc3339(wall: float) -> str:
 
 
 _OWN_ID = re.compile(r"[0-9a-f]{22,24}")
+_PUBLISHED_AT = re.compile(rb'","published_at":"([^"]{24})"')
 _CLIENT_ID = re.compile(rb'"message_id":"(?![0-9a-f]{22,24}","published_at":")')
 _BROKER_ID = re.compile(rb'"message_id":"([0-9a-f]{11})[0-9a-f]{11,13}","published_at":"([^"]*)"')
 

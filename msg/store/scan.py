@@ -133,8 +133,7 @@ def scan(
     seqs, offsets, lengths = digest.seqs, digest.offsets, digest.lengths
     sound, pub, topic = records.line_is_sound, records.PUB, b'"topic":'
     stretches: list[tuple[int, int, int]] = []  # of bad bytes: start, end, pubs before it
-    # copies of older messages may stand behind it, and what was moved here is as old as it is
-    newest, newest_seq, moved = b"", 0, False
+    newest_seq = 0  # copies of older messages may stand behind it
     offset = 0
     lines = data.split(b"\n")
     unfinished = lines.pop()
@@ -154,14 +153,9 @@ def scan(
                 offsets.append(offset)
                 lengths.append(len(part) + 1)
                 if not part.startswith(topic, comma + 1):
-                    message = records.message_of(part)
-                    digest.note_options(message)
-                    moved = bool(message.key)
+                    digest.note_options(records.message_of(part))
                 if seq > newest_seq:
-                    if not moved:
-                        newest = part
                     newest_seq = seq
-                moved = False
             else:
                 _other(digest, part)
             if sound_lines is not None and not part.startswith(b'{"op":"head"'):
@@ -176,8 +170,7 @@ def scan(
             digest.damage.append(_damage(path, data, start, end, seqs, before, seed))
     if newest_seq:
         digest.next_seq = max(digest.next_seq, newest_seq + 1)
-    if newest:
-        digest.newest_at = records.published_at(newest)
+        digest.newest_at = records.newest_published_at(data)
     return digest
 
 

@@ -317,14 +317,16 @@ def test_ids_that_stand_in_the_last_segment_are_not_taken_for_written_anew():
     assert [entry.seq for entry in found.ids] == [*range(1, 62)]
 
 
+@pytest.mark.parametrize("key", ["src:1:1", ""])
 @pytest.mark.parametrize("sealed", [False, True])
-def test_what_was_moved_here_hides_no_id_from_the_window(sealed):
-    """A message that was moved is as old as it is, and may be the last of its segment."""
+def test_what_was_moved_here_hides_no_id_from_the_window(sealed, key):
+    """What was moved, or copied to a group from a history, is as old as it is, and may be the
+    last of its segment."""
     disk, log = new_disk(), new_log(segment_bytes=1 << 20)
     log.window_from = 1
     publish(disk, log, 30)
     old = wire("jobs", "old", at="2026-11-23T01:00:00.000Z")
-    log.publish([Message(log.next_seq, "old", old, key="src:1:1")])
+    log.publish([Message(log.next_seq, "old", old, key=key)])
     commit(disk, log)
     if sealed:
         log.segment_bytes = 1
