@@ -164,6 +164,7 @@ def measure(broker: Broker, args: argparse.Namespace) -> dict[str, float]:
     broker.start()
     result["start_s"] = broker.started_s
     result["rss_after_start_mb"] = broker.rss_mb()
+    result["rss_start_peak_mb"] = broker.peak_mb()
     first_s, rate = drain(broker, names, args.messages)
     result["first_delivery_s"] = broker.started_s + first_s
     result["drain_per_s"] = rate

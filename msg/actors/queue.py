@@ -450,6 +450,8 @@ class QueueActor:
         """One turn: hear all that is there, hand out, carry out."""
         estate, ledger = self.estate, self.ledger
         estate.turn = mails
+        # as it is now: what a quiet queue learnt in its last turn may be long untrue
+        ledger.waiting.cold.hot_bytes = self._hot_bytes()
         stamp = self._stamp()
         tick: Tick | None = None
         for i, mail in enumerate(mails):
@@ -650,17 +652,16 @@ class QueueActor:
         gauge.messages, gauge.bytes = ledger.live, ledger.bytes
         self.handle.leased = ledger.leased
         self.handle.cramped = ledger.cramped
-        self._share_memory(ledger.waiting.ready.main.bytes)
+        self._share_memory(ledger.waiting.ready.bytes)
 
     def _share_memory(self, held: int) -> None:
-        """Tell how much is held in memory, and learn how much may be from now on. What is being
-        read counts: a thousand queues that are consumed from at once would else all read."""
-        services = self.services
-        if self.ahead is not None:
-            held += self.ahead.size
-        services.hot.used += held - self.hot_noted
+        """Tell how much is held in memory. What is being read counts: a thousand queues that
+        are consumed from at once would else all read."""
+        for plan in (self.ahead, self.by_seq):
+            if plan is not None:
+                held += plan.size
+        self.services.hot.used += held - self.hot_noted
         self.hot_noted = held
-        self.ledger.waiting.cold.hot_bytes = self._hot_bytes()
 
     def _hot_bytes(self) -> int:
         services = self.services
