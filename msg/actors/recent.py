@@ -5,13 +5,14 @@ remembers its last hand-overs, of all queues together: an entry is a whole deliv
 read's acks, not a message. It costs an append; only `trace` and `held` read it.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from msg.core.message import Message
 
-ENTRIES_MAX = 20_000  # 4 MB at most, when each is a lone message
+ENTRIES_MAX = 20_000  # 4 MB when each is a lone message, or a run of them
 
 LEASED, SETTLED = "leased", "settled"
 
@@ -37,11 +38,15 @@ class Recent:
         seqs: Sequence[int] = range(first.seq, last.seq + 1)
         # dispatch is in order of priority and seq: of one priority, they only rise
         if len(seqs) != len(messages) or first.priority != last.priority:
-            seqs = [m.seq for m in messages]
+            seqs = array("Q", [m.seq for m in messages])
         self._entries.append((wall, queue, LEASED, who, seqs))
 
     def settled(self, wall: float, queue: str, who: str, messages: Sequence[Message]) -> None:
-        self._entries.append((wall, queue, SETTLED, who, [m.seq for m in messages]))
+        seqs = [m.seq for m in messages]
+        run = range(seqs[0], seqs[-1] + 1)
+        # as a rule acks come in order. A list would keep 40 bytes for each of up to millions
+        packed = run if len(run) == len(seqs) and seqs == list(run) else array("Q", seqs)
+        self._entries.append((wall, queue, SETTLED, who, packed))
 
     def of(self, queue: str, seq: int) -> Iterator[Handover]:
         """What is remembered of one message, newest first."""

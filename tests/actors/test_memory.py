@@ -1,9 +1,12 @@
 """Many queues together hold no more in memory than `services.hot` grants, however they start."""
 
+from sys import getsizeof
+
 import pytest
 
 from msg.actors.queue import HOT_LEAST
-from msg.core.message import PRIORITY
+from msg.actors.recent import Recent
+from msg.core.message import PRIORITY, Message
 from tests.actors.kit import Running, SimWorld, running, settled
 
 QUEUES, MESSAGES, BODY = 12, 100, "x" * 1000
@@ -76,3 +79,13 @@ async def test_many_queues_are_consumed_from_at_once_after_a_start(autojump_cloc
             await consumer.send(action="ack", tag=frame["tag"])
             assert in_memory(broker) < MOST
         assert len(set(seen)) == len(seen)
+
+
+@pytest.mark.parametrize("seqs", [range(1, 501), [2, 1, *range(3, 501)], range(2, 1001, 2)])
+def test_who_settled_what_is_remembered_in_few_bytes(seqs):
+    """A list of 500 seqs takes 20 kB, and 20,000 of them are remembered."""
+    recent = Recent()
+    recent.settled(1.0, "jobs", "me", [Message(seq, "", b"") for seq in seqs])
+    (handover,) = recent.of("jobs", 2)
+    assert list(handover.seqs) == list(seqs)
+    assert isinstance(handover.seqs, range) or getsizeof(handover.seqs) < 10 * len(seqs)
