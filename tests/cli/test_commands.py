@@ -170,7 +170,7 @@ class TestSub:
 
     def test_dropped_messages_are_told(self, cli, broker):
         broker.put("t", "x", dropped=17)
-        assert "17 messages were dropped" in cli("sub", "t", "-n", "1").err
+        assert "17 messages lost here" in cli("sub", "t", "-n", "1").err
 
     def test_the_brokers_end_is_exit_69(self, cli, broker):
         broker.answers["subscribe"] = [{"type": "subscribed"},
