@@ -137,6 +137,7 @@ class Rig:
         self.rules = self._rules(1)
         self.log: dict[int, Message] = {}  # given to the log, and not dropped
         self.durable: dict[int, Message] = {}  # what a restart finds, with `durable_state`
+        self.durable_next = 1  # the log tells it: no seq that was ever in it comes again
         self.durable_state: dict[str, Any] = {}
         self.dropped: list[int] = []  # to be written with the next commit
         self.memory: dict[int, Message] = {}
@@ -316,6 +317,7 @@ class Rig:
 
     def _write(self, commit: "Commit") -> None:
         self.durable.update({m.seq: m for m in commit.messages})
+        self.durable_next = max([self.durable_next, *(m.seq + 1 for m in commit.messages)])
         for seq in commit.dropped:
             self.durable.pop(seq, None)
         self.durable_state = commit.state
@@ -433,7 +435,7 @@ class Rig:
         self.answers = Answers()
         self.dedup = DedupWindow(self.settings.dedup_window, self.settings.dedup_ids)
         self.retained = 0
-        self._read_again(max(self.durable, default=0) + 1, None)
+        self._read_again(self.durable_next, None)
         self.turn()
 
     def _read_again(self, next_seq: int, survived: Survived | None) -> None:
