@@ -57,10 +57,12 @@ class Mailbox(Generic[T]):
         self.depth += 1
         return True
 
-    def note(self, item: T) -> None:
-        """Hand over a fact that may wait: it wakes nobody, and is taken before what comes next."""
+    def note(self, item: T) -> bool:
+        """Hand over a fact that may wait: it wakes nobody, and is taken before what comes next.
+        False: the mailbox is closed."""
         if not self.closed:
             self._notes.append(item)
+        return not self.closed
 
     async def take(self) -> list[T]:
         """Wait, then take all that is there: one checkpoint a turn, not a message."""

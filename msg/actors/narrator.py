@@ -40,12 +40,13 @@ class Narrator:
         for batch in turn.answers:
             if batch.errors:
                 self._refused("queue", name, batch)
-        if turn.tried:
-            self._tried(name, turn)
-        if turn.moves:
-            self._moved(name, turn)
-        if turn.drops:
-            self._dropped("queue", name, turn.drops)
+        if turn.rare:
+            if turn.tried:
+                self._tried(name, turn)
+            if turn.moves:
+                self._moved(name, turn)
+            if turn.drops:
+                self._dropped("queue", name, turn.drops)
         if self.everything:
             self._all_of_queue(name, turn, effects)
 

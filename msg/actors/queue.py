@@ -15,7 +15,7 @@ holds, and does the failed turn anew, without the command that broke it.
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
@@ -27,6 +27,7 @@ from msg.actors.timer import Tick
 from msg.core.batches import Failure, PublishBatch, Settlement
 from msg.core.credit import Consumer, Port
 from msg.core.dedup import DedupWindow
+from msg.core.lazily import Lazily
 from msg.core.ledger import Gauge, QueueLedger, Turn
 from msg.core.message import MEMORY, STORED, Message
 from msg.core.wire import Stamp
@@ -186,7 +187,7 @@ class Queue:
     """The handle: all that the rest of the broker may hold of a queue or a group."""
 
     __slots__ = ("actor", "cramped", "dead_gauge", "estate", "gauge", "idle_since", "leased",
-                 "mailbox", "name", "restarts", "settings", "since")  # fmt: skip
+                 "mailbox", "name", "patient", "restarts", "settings", "since")  # fmt: skip
 
     def __init__(self, name: str, settings: "QueueSettings") -> None:
         self.name = name
@@ -198,6 +199,7 @@ class Queue:
         self.gauge = Gauge()
         self.leased = 0
         self.cramped = False  # somebody's outbox had no room for what it could be given
+        self.patient = False  # acks that want no answer change nothing for now: `note` them
         self.since = 0.0  # when this incarnation began
         self.dead_gauge: Gauge | None = None  # of our dead queue, once there is one
         self.estate: Estate | None = None
@@ -236,19 +238,27 @@ class Estate:
 # -- the actor ------------------------------------------------------------------------------
 
 
-@attrs.define
-class Effects:
+class Effects(Lazily):
     """What a turn wants done beside the ledger's own `Turn`: done only if all of it ran."""
 
-    puts: int = 0
-    parts: list[tuple[Settled, bool]] = attrs.field(factory=list)  # and whether they wait
-    settled: list[tuple[Port, Sequence[Message]]] = attrs.field(factory=list)
-    attached: list[Attach] = attrs.field(factory=list)
-    detached: list[Detach] = attrs.field(factory=list)
-    arrivals: list[tuple[str, Queue]] = attrs.field(factory=list)
-    moved: list[tuple[str, Queue]] = attrs.field(factory=list)
-    keep: list[Keep] = attrs.field(factory=list)
-    replies: "list[tuple[Reply[object], object]]" = attrs.field(factory=list)
+    __slots__ = ("arrivals", "attached", "detached", "keep", "moved", "parts", "puts", "replies",
+                 "settled")  # fmt: skip
+    RARE: ClassVar[dict[str, type]] = dict.fromkeys(
+        ["parts", "attached", "detached", "arrivals", "moved", "keep", "replies"], list
+    )
+
+    parts: list[tuple[Settled, bool]]  # and whether they wait
+    attached: list[Attach]
+    detached: list[Detach]
+    arrivals: list[tuple[str, Queue]]
+    moved: list[tuple[str, Queue]]
+    keep: list[Keep]
+    replies: "list[tuple[Reply[object], object]]"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.puts = 0
+        self.settled: list[tuple[Port, Sequence[Message]]] = []
 
 
 class QueueActor:
@@ -259,6 +269,7 @@ class QueueActor:
         self.name = handle.name
         self.services = services
         self.estate = handle.estate = handle.estate or Estate()
+        self.is_dead = not services.dead_name(handle.name)
         self.effects = Effects()
         self.log: Log
         self.ledger: QueueLedger
@@ -508,7 +519,8 @@ class QueueActor:
     def _settle(self, mail: Settle, _: Stamp) -> None:
         failures = self.ledger.ack(mail.port, mail.messages)
         self.effects.settled.append((mail.port, mail.messages))
-        self._part(mail, failures)
+        if failures or mail.settlement.request_id is not None:
+            self._part(mail, failures)
 
     def _give_back(self, mail: GiveBack, stamp: Stamp) -> None:
         failures = self.ledger.nack(
@@ -595,6 +607,7 @@ class QueueActor:
     def _carry_out(self, stamp: Stamp) -> None:
         """All rules have run: now it happens, and nothing below may fail."""
         ledger, effects, estate, log = self.ledger, self.effects, self.estate, self.log
+        mailbox = self.handle.mailbox
         turn, self.effects = ledger.take_turn(), Effects()
         gather = estate.commits.next
         if turn.logged:
@@ -602,22 +615,12 @@ class QueueActor:
             gather.add(turn.logged)
         if turn.settled:
             log.settle(turn.settled)
-        for message, attempt in turn.tried:
-            log.tried(message, attempt)
-        for why, seqs in turn.drops:
-            log.drop(seqs, why)
-        for seq, to, key, why in turn.dead:
-            log.dead(seq, to, key, why)
-            gather.sync = True
         if turn.kept:
             estate.kept.update({message.seq: message for message in turn.kept})
         for seq in turn.unkept:
             estate.kept.pop(seq, None)
-        estate.leaving |= turn.leaving
-        for key in turn.left:
-            estate.leaving.pop(key, None)
-        estate.unreleased.update(turn.arrived)
-        estate.unreleased.difference_update(turn.released)
+        if turn.rare:
+            self._carry_out_rare(turn)
         estate.next_seq = ledger.next_seq
         if turn.parked is not None:
             estate.parked = turn.parked
@@ -626,18 +629,20 @@ class QueueActor:
             if turn.logged:
                 gather.puts += effects.puts
             else:
-                self.handle.mailbox.free(effects.puts)
-        gather.waiting += turn.waiting
-        # a duplicate of what was only written may ask for more
-        gather.sync = gather.sync or STORED in [batch.durability for batch in turn.waiting]
+                mailbox.free(effects.puts)
+        if turn.waiting:
+            gather.waiting += turn.waiting
+            # a duplicate of what was only written may ask for more
+            gather.sync = gather.sync or STORED in [batch.durability for batch in turn.waiting]
         for batch in turn.answers:
             batch.answer()
-        for part, waits in effects.parts:
-            if waits:
-                gather.waiting.append(part)
-                gather.sync = True
-            else:
-                part.answer()
+        if effects.rare:
+            for part, waits in effects.parts:
+                if waits:
+                    gather.waiting.append(part)
+                    gather.sync = True
+                else:
+                    part.answer()
         if turn.deliveries or effects.settled:
             self._remember_handovers(turn, effects, stamp.wall)
         for watcher in self.services.watchers:
@@ -647,14 +652,43 @@ class QueueActor:
         self._read_ahead(stamp)
         if ledger.wake_at < self.armed:
             self.armed = ledger.wake_at
-            self.services.timer.arm(self.armed, self.handle.mailbox)
+            self.services.timer.arm(self.armed, mailbox)
         log.window_from = ledger.dedup.oldest_seq(log.next_seq)
-        if log.ids_due is not None:
-            self._remember(log.ids_due)
-        gauge = self.handle.gauge
-        gauge.messages, gauge.bytes = ledger.live, ledger.bytes
-        self.handle.leased = ledger.leased
-        self.handle.cramped = ledger.cramped
+        due = log.ids_due
+        if due is not None:
+            self._remember(due)
+        self._show()
+
+    def _carry_out_rare(self, turn: Turn) -> None:
+        """What a usual turn has nothing of: attempts, drops, moves."""
+        log, estate = self.log, self.estate
+        for message, attempt in turn.tried:
+            log.tried(message, attempt)
+        for why, seqs in turn.drops:
+            log.drop(seqs, why)
+        for seq, to, key, why in turn.dead:
+            log.dead(seq, to, key, why)
+            estate.commits.next.sync = True
+        estate.leaving |= turn.leaving
+        for key in turn.left:
+            estate.leaving.pop(key, None)
+        estate.unreleased.update(turn.arrived)
+        estate.unreleased.difference_update(turn.released)
+
+    def _show(self) -> None:
+        """What the rest of the broker sees of this queue."""
+        ledger, handle = self.ledger, self.handle
+        gauge = handle.gauge
+        gauge.messages, gauge.bytes = live, _ = ledger.live, ledger.bytes
+        handle.leased = ledger.leased
+        handle.cramped = ledger.cramped
+        # all is in consumers' hands, and nobody waits for room: acks may come later
+        handle.patient = (
+            live == handle.leased
+            and not ledger.parked
+            and not ledger.draining
+            and not self.is_dead  # a dead queue's messages count in its parent's limits
+        )
         self._share_memory(ledger.waiting.ready.bytes)
 
     def _share_memory(self, held: int) -> None:
@@ -684,32 +718,42 @@ class QueueActor:
     def _tell(self, turn: Turn, effects: Effects) -> None:
         """Consumers, other queues, and whoever asked."""
         estate = self.estate
-        for attach in effects.attached:
-            port = attach.consumer.port
-            if port in self.ledger.consumers:
-                estate.consumers[port] = self.ledger.consumers[port]
-            if attach.answer is not None:
-                attach.answer()
-            self._note_idle()
+        if effects.rare:
+            for attach in effects.attached:
+                port = attach.consumer.port
+                if port in self.ledger.consumers:
+                    estate.consumers[port] = self.ledger.consumers[port]
+                if attach.answer is not None:
+                    attach.answer()
+                self._note_idle()
         for port, messages, size in turn.deliveries:
             port.deliver(messages, size)
-        for port, messages in turn.lapsed:
-            port.lapse(messages)
-        for port, count in turn.pulled:
-            port.got(count)
-        for detach in effects.detached:
-            estate.consumers.pop(detach.port, None)
-            self._note_idle()
-            if detach.answer is not None:
-                detach.answer()
+        if turn.rare:
+            for port, messages in turn.lapsed:
+                port.lapse(messages)
+            for port, count in turn.pulled:
+                port.got(count)
+        if effects.rare:
+            for detach in effects.detached:
+                estate.consumers.pop(detach.port, None)
+                self._note_idle()
+                if detach.answer is not None:
+                    detach.answer()
         if len(estate.consumers) != len(self.ledger.consumers):
             # `get`s and stopped subscriptions that have settled all that they held
             estate.consumers = dict(self.ledger.consumers)
             self._note_idle()
-        estate.pulls = {c.port: c.pull_left for c in self.ledger.pulling}
-        for to, key, message in turn.moves:
-            self.services.move(to, MoveIn(self.handle, key, message))
-        ledger = self.ledger
+        if estate.pulls or self.ledger.pulling:
+            estate.pulls = {c.port: c.pull_left for c in self.ledger.pulling}
+        if turn.rare:
+            for to, key, message in turn.moves:
+                self.services.move(to, MoveIn(self.handle, key, message))
+        if effects.rare:
+            self._tell_rare(turn, effects)
+
+    def _tell_rare(self, turn: Turn, effects: Effects) -> None:
+        """Other queues, about moves; and whoever asked."""
+        estate, ledger = self.estate, self.ledger
         for key, source in effects.arrivals:
             if ledger.move_keys.get(key) in ledger.committing:
                 estate.sources[key] = source  # told when it is durable

@@ -20,7 +20,7 @@ from msg.actors import topic as topics
 from msg.actors.outbox import contained
 from msg.actors.ports import QueuePort, Tags, TopicPort
 from msg.core import commands
-from msg.core.batches import Failure, PublishBatch, Settlement
+from msg.core.batches import Failure, PublishBatch, Settlement, Unasked
 from msg.core.commands import Ack, Acks, Command, Nack, Publish, Publishes, Touch
 from msg.core.credit import Consumer
 from msg.core.message import DURABILITIES, Message
@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from msg.actors.topic import Topic
 
 INBOX = "_inbox."
+# Acks for which a queue has nothing to hand out, and nobody waits, are read with what comes
+# next, or after so long: half of the turns of a queue that is never full. What is logged is
+# written as soon as other records that nobody waits for; for what is in memory only, no
+# stop of the broker makes a difference.
+ACK_DURABLE_S = queues.LAZY_S
+ACK_MEMORY_S = 0.25
 TRIES = 10  # a destination that ends between look-up and hand-over is looked up again
 Destination = tuple[str, str, str | None]  # mode, topic, durability
 Key = tuple[str, str, str | None, str | None]  # mode, topic or pattern, group, sub
@@ -84,6 +90,7 @@ class Session:
         self.on_answered: Callable[[], None] | None = None
         self.published_count = 0
         self._acks: dict[QueuePort, list[Message]] = {}
+        self._unasked = Unasked(self)
         self._last_acked: QueuePort | None = None
 
     # -- a read's worth of commands ---------------------------------------------------------
@@ -300,10 +307,16 @@ class Session:
         if not self._acks:
             return
         for port, messages in self._acks.items():
-            settlement = Settlement(self, None)
-            settlement.left = 1
-            if not port.queue.post(queues.Settle(port, messages, settlement)):
-                settlement.part(0, [(None, m.id, "not_held") for m in messages])
+            queue = port.queue
+            settle = queues.Settle(port, messages, self._unasked)
+            if queue.patient:
+                heard = queue.mailbox.note(settle)
+                within = ACK_DURABLE_S if messages[0].durability else ACK_MEMORY_S
+                self.context.services.timer.nudge(queue.mailbox, within)
+            else:
+                heard = queue.mailbox.post(settle)
+            if not heard:
+                self._unasked.part(0, [(None, m.id, "not_held") for m in messages])
         self._acks = {}
 
     def _settle_slowly(self, command: Ack | Nack | Touch) -> None:

@@ -1,7 +1,7 @@
 """Timer actor: wakes other actors at the times they asked for.
 
 Owns   a heap of (when, mailbox) for the whole broker: one task and no scope per deadline.
-Hears  `arm`, which never waits.
+Hears  `arm` and `nudge`, which never wait.
 Tells  a `Tick` to each mailbox whose time has come.
 Ends   when cancelled.
 
@@ -12,6 +12,7 @@ that waits in one must find its lease alive.
 """
 
 import heapq
+from collections.abc import Sized
 from itertools import count
 from math import inf
 from typing import Protocol
@@ -31,6 +32,8 @@ class Tick:
 
 
 class Alarmed(Protocol):
+    @property
+    def notes(self) -> Sized: ...
     def post(self, item: Tick) -> object: ...
     def __hash__(self) -> int: ...
 
@@ -40,6 +43,8 @@ class Timer:
 
     def __init__(self) -> None:
         self._due: dict[Alarmed, float] = {}
+        # when its notes are to be read at the latest, and after how long that was asked for
+        self._nudges: dict[Alarmed, tuple[float, float]] = {}
         # may hold alarms that were replaced: what is not in `_due` is passed over
         self._heap: list[tuple[float, int, Alarmed]] = []
         self._numbers = count()
@@ -51,6 +56,17 @@ class Timer:
     def arm(self, at: float, mailbox: Alarmed) -> None:
         """Post a Tick at `at` (monotonic seconds), and not when it was armed for before."""
         self._due[mailbox] = at
+        heapq.heappush(self._heap, (at, next(self._numbers), mailbox))
+        if self._scope is not None and at < self._scope.deadline:
+            self._scope.deadline = at
+
+    def nudge(self, mailbox: Alarmed, within: float) -> None:
+        """Post a Tick in so many seconds if it has notes then that it did not read."""
+        known = self._nudges.get(mailbox)
+        if known is not None and known[1] <= within:
+            return  # it was asked for earlier, so it comes earlier
+        at = trio.current_time() + within
+        self._nudges[mailbox] = at, within
         heapq.heappush(self._heap, (at, next(self._numbers), mailbox))
         if self._scope is not None and at < self._scope.deadline:
             self._scope.deadline = at
@@ -69,10 +85,18 @@ class Timer:
             self._seen = now
             while self._heap and self._heap[0][0] <= now:
                 at, _, mailbox = heapq.heappop(self._heap)
-                if self._due.get(mailbox) == at:
+                if (nudge := self._nudges.get(mailbox)) is not None and nudge[0] == at:
+                    del self._nudges[mailbox]
+                    if mailbox.notes:
+                        mailbox.post(Tick(0.0))
+                elif self._due.get(mailbox) == at:
                     del self._due[mailbox]
                     # also when it was armed only after the stall that it fell into
                     mailbox.post(Tick(self._stalled if at <= self._stalled_until else 0.0))
-            if len(self._heap) > 2 * len(self._due) + 64:
-                self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            if len(self._heap) > 2 * (len(self._due) + len(self._nudges)) + 64:
+                self._heap = [entry for entry in self._heap if self._counts(entry)]
                 heapq.heapify(self._heap)
+
+    def _counts(self, entry: tuple[float, int, Alarmed]) -> bool:
+        at, _, mailbox = entry
+        return self._due.get(mailbox) == at or self._nudges.get(mailbox, (None,))[0] == at

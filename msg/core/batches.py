@@ -139,6 +139,22 @@ class Settlement:
             self.origin.settled(self)
 
 
+class Unasked(Settlement):
+    """Of acks that want no answer: one for all of a session's, since each is a part that is
+    whole by itself, and only what fails is told."""
+
+    __slots__ = ()
+
+    def __init__(self, origin: "SettlementOrigin") -> None:
+        super().__init__(origin, None)
+
+    def part(self, count: int, failures: Sequence[Failure]) -> None:
+        if failures:
+            failed = Settlement(self.origin, None)
+            failed.left = 1
+            failed.part(count, failures)
+
+
 class SettlementOrigin(Protocol):
     def settled(self, settlement: Settlement) -> None:
         """All parts are in: answer if an answer was asked for, or if something failed."""

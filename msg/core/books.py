@@ -9,41 +9,55 @@
 
 from collections.abc import Sequence
 from math import inf
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from msg.core.batches import PublishBatch
 from msg.core.credit import Port
+from msg.core.lazily import Lazily
 from msg.core.message import Attempt, Message
 from msg.core.settings import QueueSettings
+
+if TYPE_CHECKING:
+    from msg.core.batches import PublishBatch
 
 Leaving = tuple[Message, str, Message]  # the message here, where it goes, the message there
 
 
-@attrs.define(slots=True)
-class Turn:
+class Turn(Lazily):
     """What one turn of a queue wants done. The actor carries it out; nothing here waits."""
 
-    logged: list[Message] = attrs.field(factory=list)  # to the log
-    kept: list[Message] = attrs.field(factory=list)  # to memory only
-    settled: list[int] = attrs.field(factory=list)  # in the log
-    unkept: list[int] = attrs.field(factory=list)  # leave memory
+    __slots__ = ("answers", "arrived", "dead", "deliveries", "drops", "kept", "lapsed", "leaving",
+                 "left", "logged", "moves", "parked", "pulled", "released", "settled", "tried",
+                 "unkept", "waiting")  # fmt: skip
+    RARE: ClassVar[dict[str, type]] = {
+        "tried": list, "drops": list, "dead": list, "moves": list, "leaving": dict, "left": list,
+        "arrived": list, "released": list, "lapsed": list, "pulled": list,
+    }  # fmt: skip
+
     # None: not an attempt, but the message's state changed
-    tried: list[tuple[Message, Attempt | None]] = attrs.field(factory=list)
-    drops: list[tuple[str, Sequence[int]]] = attrs.field(factory=list)  # why, seqs in the log
-    dead: list[tuple[int, str, str, str]] = attrs.field(factory=list)  # seq, to, key, why
-    moves: list[tuple[str, str, Message]] = attrs.field(factory=list)  # to, key, message
-    leaving: dict[str, Leaving] = attrs.field(factory=dict)  # moves that began
-    left: list[str] = attrs.field(factory=list)  # keys of moves that ended
-    arrived: list[str] = attrs.field(factory=list)  # keys that their source still holds
-    released: list[str] = attrs.field(factory=list)  # and those it holds no longer
-    answers: list[PublishBatch] = attrs.field(factory=list)  # at once
-    waiting: list[PublishBatch] = attrs.field(factory=list)  # when committed
-    # what is parked from now on, if that changed; with the time until which it may be
-    parked: list[tuple[float, PublishBatch]] | None = None
-    deliveries: list[tuple[Port, list[Message], int]] = attrs.field(factory=list)  # and bytes
-    lapsed: list[tuple[Port, list[Message]]] = attrs.field(factory=list)  # leases that expired
-    pulled: list[tuple[Port, int]] = attrs.field(factory=list)  # a `get` is over: how many
+    tried: list[tuple[Message, Attempt | None]]
+    drops: list[tuple[str, Sequence[int]]]  # why, seqs in the log
+    dead: list[tuple[int, str, str, str]]  # seq, to, key, why
+    moves: list[tuple[str, str, Message]]  # to, key, message
+    leaving: dict[str, Leaving]  # moves that began
+    left: list[str]  # keys of moves that ended
+    arrived: list[str]  # keys that their source still holds
+    released: list[str]  # and those it holds no longer
+    lapsed: list[tuple[Port, list[Message]]]  # leases that expired
+    pulled: list[tuple[Port, int]]  # a `get` is over: how many
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[Message] = []  # to the log
+        self.kept: list[Message] = []  # to memory only
+        self.settled: list[int] = []  # in the log
+        self.unkept: list[int] = []  # leave memory
+        self.answers: list[PublishBatch] = []  # at once
+        self.waiting: list[PublishBatch] = []  # when committed
+        self.deliveries: list[tuple[Port, list[Message], int]] = []  # and bytes
+        # what is parked from now on, if that changed; with the time until which it may be
+        self.parked: list[tuple[float, PublishBatch]] | None = None
 
 
 @attrs.define(slots=True)
