@@ -801,12 +801,15 @@ class QueueActor:
         commits = self.estate.commits
         if commits.in_flight is not None:
             return
+        wanted = commits.next.wanted
+        if not wanted and not self.log.has_gathered:
+            return
         if stamp.now < commits.retry_at:
             self.ledger.wake_at = min(self.ledger.wake_at, commits.retry_at)
-        elif commits.next.wanted or (self.log.has_gathered and stamp.now >= self.lazy_at):
+        elif wanted or stamp.now >= self.lazy_at:
             self.lazy_at = inf
             self._begin()
-        elif self.log.has_gathered:
+        else:
             if self.lazy_at == inf:
                 self.lazy_at = stamp.now + LAZY_S
             self.ledger.wake_at = min(self.ledger.wake_at, self.lazy_at)  # a tick has reset it

@@ -109,7 +109,6 @@ class Intake:
 
     def _accept_bare(self, batch: PublishBatch, stamp: Stamp) -> None:
         """The hot path: there is room, and nothing to ask of any of them."""
-        batch.begin_anew()
         durability = batch.durability or MEMORY
         ids, wires = stamp.name_all(self._name_json, [p.message for p in batch.items])
         seqs = range(self.next_seq, self.next_seq + len(ids))

@@ -155,6 +155,8 @@ class ReadyLine:
 
     @property
     def bytes(self) -> int:
+        if not self._others:
+            return self.main.bytes
         return sum([lane.bytes for lane in self.lanes.values()])
 
     def lane(self, priority: int) -> Lane:

@@ -194,14 +194,15 @@ class Log:
             or self._others
             or self._settled
             or self._state_dirty
-            or self._droppable()
-            or self._is_wasteful()
+            or (len(self.segments) > 1 and (self._droppable() or self._is_wasteful()))
         )
 
     @property
     def ids_due(self) -> range | None:
         """The seqs whose dedup entries must be written anew (`remember_ids`) before the
         oldest segment can go; None when nothing waits for that."""
+        if len(self.segments) < 2:  # the usual case, asked for in each turn
+            return None
         low = high = 0
         for segment in self.segments[:DROPS_MAX]:
             if segment.live or segment is self.segments[-1]:
@@ -489,6 +490,8 @@ class Log:
     def _droppable(self) -> list[Segment]:
         """Oldest segments with nothing live, and no id that the dedup window needs."""
         out: list[Segment] = []
+        if len(self.segments) < 2:
+            return out
         for segment in self.segments[: min(DROPS_MAX, len(self.segments) - 1)]:
             if segment.live or not (
                 segment.ordinal <= self._ids_ready or self._is_past_window(segment)
