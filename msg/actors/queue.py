@@ -484,8 +484,7 @@ class QueueActor:
 
     def _stamp(self) -> Stamp:
         world = self.services.world
-        wall = world.wall()
-        return Stamp(world.now(), wall, self.services.ids.prefix(wall))
+        return Stamp(world.now(), world.wall(), self.services.ids)
 
     # -- hearing: one method for each kind of mail ------------------------------------------
 

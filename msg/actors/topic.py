@@ -451,8 +451,7 @@ class TopicActor:
 
     def _stamp(self) -> Stamp:
         world = self.services.world
-        wall = world.wall()
-        return Stamp(world.now(), wall, self.services.ids.prefix(wall))
+        return Stamp(world.now(), world.wall(), self.services.ids)
 
     def _backlog_room(self) -> int:
         budget = self.services.backlog

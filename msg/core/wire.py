@@ -13,7 +13,9 @@ import msgspec
 from msg.core.commands import Publish
 
 _encode = msgspec.json.encode
-_SUFFIXES = [f"{i:04x}" for i in range(4096)]
+_MADE = 4096  # suffixes of ids that are made once; a turn seldom needs more
+_SUFFIXES = [f"{i:04x}" for i in range(_MADE)]
+_SUFFIX_BYTES = [suffix.encode() for suffix in _SUFFIXES]
 
 
 def json_string(text: str) -> bytes:
@@ -26,38 +28,49 @@ def _to_the_second(second: int) -> str:
     return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
+@lru_cache(maxsize=8)
+def _to_the_ms(ms: int) -> str:
+    return f"{_to_the_second(ms // 1000)}.{ms % 1000:03d}Z"
+
+
 def rfc3339(wall: float) -> str:
     """Seconds since the epoch as RFC 3339 UTC with milliseconds."""
-    second = int(wall)
-    return f"{_to_the_second(second)}.{int((wall - second) * 1000):03d}Z"
+    return _to_the_ms(int(wall * 1000))
 
 
 class Stamp:
     """Times and ids for one turn: `now` monotonic and `wall` epoch seconds.
 
-    `prefix` must differ from that of every other turn and sort after the earlier ones; the
-    ids are the prefix and a rising number, so they are unique and sort by acceptance.
+    The ids are a prefix, which sorts after those of earlier turns, and a rising number, so they
+    are unique and sort by acceptance. What not every turn needs is made when it is asked for.
     """
 
-    __slots__ = ("_count", "_prefix", "now", "text", "wall")
+    __slots__ = ("_count", "_prefix", "_source", "_text", "now", "wall")
 
-    def __init__(self, now: float, wall: float, prefix: str) -> None:
+    def __init__(self, now: float, wall: float, source: "IdSource") -> None:
         self.now = now
         self.wall = wall
-        self.text = rfc3339(wall)
-        self._prefix = prefix
+        self._source = source
+        self._prefix = ""
+        self._text = ""
         self._count = 0
 
+    @property
+    def text(self) -> str:
+        """`wall` as it is written into messages."""
+        self._text = self._text or rfc3339(self.wall)
+        return self._text
+
     def next_id(self) -> str:
-        i = self._count
-        self._count = i + 1
-        return self._prefix + (_SUFFIXES[i] if i < 4096 else f"{i:04x}")
+        return self.take_ids(1)[0]
 
     def take_ids(self, n: int) -> list[str]:
         """The next n ids."""
+        if not self._prefix:
+            self._prefix = self._source.prefix(self.wall)
         prefix, i = self._prefix, self._count
         self._count = i + n
-        if i + n <= 4096:
+        if i + n <= _MADE:
             return [prefix + suffix for suffix in _SUFFIXES[i : i + n]]
         return [prefix + f"{j:04x}" for j in range(i, i + n)]
 
@@ -65,17 +78,23 @@ class Stamp:
         self, name_json: bytes, bodies: Sequence[msgspec.Raw]
     ) -> tuple[list[str], list[bytes]]:
         """Ids for these bodies, and the wires of messages that have nothing but a body."""
-        ids = self.take_ids(len(bodies))
+        i, n = self._count, len(bodies)
+        ids = self.take_ids(n)
         head, middle = self.around_id(name_json)
-        encoded = "\n".join(ids).encode().split(b"\n")
+        head += self._prefix.encode()
+        if i + n <= _MADE:
+            suffixes = _SUFFIX_BYTES[i : i + n]
+        else:
+            suffixes = [b"%04x" % j for j in range(i, i + n)]
         # sums and not a format or a join: half the time
-        wires = [head + i + middle + body for i, body in zip(encoded, bodies, strict=True)]
+        wires = [head + s + middle + body for s, body in zip(suffixes, bodies, strict=True)]
         return ids, wires
 
     def around_id(self, name_json: bytes) -> tuple[bytes, bytes]:
         """What stands before and after the id's characters in a wire, up to the body."""
+        self._text = text = self._text or rfc3339(self.wall)
         head = b'"topic":%b,"message_id":"' % name_json
-        return head, b'","published_at":"%b","message":' % self.text.encode()
+        return head, b'","published_at":"%b","message":' % text.encode()
 
 
 class IdSource:
@@ -87,18 +106,11 @@ class IdSource:
 
     def __init__(self, tag: int) -> None:
         self._tag = f"{tag & 0xFFFF:04x}"
-        self._ms = 0
-        self._n = 0
+        self._last = 0  # milliseconds, and in its last 12 bits the counter
 
     def prefix(self, wall: float) -> str:
-        ms = int(wall * 1000)
-        if ms > self._ms:
-            self._ms, self._n = ms, 0
-        else:
-            self._n += 1
-            if self._n > 0xFFF:
-                self._ms, self._n = self._ms + 1, 0
-        return f"{self._ms:011x}{self._n:03x}{self._tag}"
+        last = self._last = max(int(wall * 1000) << 12, self._last + 1)
+        return f"{last:014x}" + self._tag
 
 
 def extras(publish: Publish) -> bytes:

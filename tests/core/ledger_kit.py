@@ -234,7 +234,7 @@ class Desk:
         return WALL + self.now + self.jump
 
     def stamp(self) -> Stamp:
-        return Stamp(self.now, self.wall, self.ids.prefix(self.wall))
+        return Stamp(self.now, self.wall, self.ids)
 
     # -- turns ----------------------------------------------------------------------------
 

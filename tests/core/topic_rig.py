@@ -166,7 +166,7 @@ class Rig:
         )
 
     def stamp(self) -> Stamp:
-        return Stamp(self.now, self.now + EPOCH, self.ids.prefix(self.now + EPOCH))
+        return Stamp(self.now, self.now + EPOCH, self.ids)
 
     # -- one turn ---------------------------------------------------------------------------
 

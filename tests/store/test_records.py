@@ -96,7 +96,7 @@ def test_a_filler_has_the_length_of_what_it_stands_for(length, seed):
 
 def test_ids_of_the_brokers_own_are_told_from_those_of_clients():
     wall = 1_795_421_115.123
-    stamp = Stamp(0.0, wall, IdSource(0xBEEF).prefix(wall))
+    stamp = Stamp(0.0, wall, IdSource(0xBEEF))
     own = stamp.next_id()
     assert records.is_made_by_broker(own, wall)
     assert not records.is_made_by_broker(own, wall + 60)
@@ -108,7 +108,7 @@ def test_ids_of_the_brokers_own_are_told_from_those_of_clients():
 def test_a_segment_is_passed_by_only_when_all_its_ids_are_the_brokers():
     wall = 1_795_421_115.123
     at = records.rfc3339(wall).encode()
-    own = Stamp(0.0, wall, IdSource(0xBEEF).prefix(wall)).next_id().encode()
+    own = Stamp(0.0, wall, IdSource(0xBEEF)).next_id().encode()
     line = b'{"op":"pub","seq":1,"topic":"t","message_id":"%b","published_at":"%b","message":1}\n'
     seconds = {at: wall}
     mine = line % (own, at) * 3
