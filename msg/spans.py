@@ -88,7 +88,7 @@ class Spans:
 
     def topic_turn(self, actor: "topic.TopicActor", turn: "TopicTurn", stamp: "Stamp") -> None:
         now = int(stamp.wall * 1e9)
-        wires = [message.wire for message in (*turn.logged, *turn.kept)]
+        wires = [message.wire for message in turn.new_messages]
         if not wires:  # nothing of it is kept: it goes to those who listen
             runs = [entry[0] for entry in turn.deliveries if isinstance(entry, tuple)]
             wires = [wire for run in runs for wire in run.wires]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from msg.actors.queue import Queue
     from msg.core.message import Message
-    from msg.core.runs import Copying, Turn
+    from msg.core.runs import Changes, Copying
 
 
 @attrs.frozen(eq=False)
@@ -64,7 +64,7 @@ class GroupFeed:
 
     def add(
         self,
-        turn: "Turn",
+        changes: "Changes",
         removed: "Iterable[str]",
         answers: Answers,
         copy_of: "Callable[[Copying], PublishBatch]",
@@ -72,17 +72,17 @@ class GroupFeed:
         """What a turn wants passed on."""
         for name in removed:
             self._drop(name)
-        for group in turn.caught_up:
+        for group in changes.caught_up:
             waited = self.pending.pop(group.name, ())
             self.outgoing.extend([(group.queue, batch) for batch in waited])
-        for passing, groups in turn.passings:
+        for passing, groups in changes.passings:
             for group in groups:
                 batch = passing.batch_for(group.name, answers)
                 if group.copy is None:
                     self.outgoing.append((group.queue, batch))
                 else:
                     self.pending.setdefault(group.name, deque()).append(batch)
-        for copying in turn.copies:
+        for copying in changes.copies:
             self.outgoing.append((copying.group.queue, copy_of(copying)))
 
     async def send(self) -> None:

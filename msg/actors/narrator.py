@@ -51,10 +51,13 @@ class Narrator:
             self._all_of_queue(name, turn, effects)
 
     def topic_turn(self, actor: "topic.TopicActor", turn: "TopicTurn", stamp: "Stamp") -> None:
-        if turn.drops:
-            self._dropped("topic", actor.name, turn.drops)
+        changes = turn.changes
+        if changes is None:
+            return
+        if changes.drops:
+            self._dropped("topic", actor.name, changes.drops)
         if self.everything:
-            for message in (*turn.logged, *turn.kept):
+            for message in (*changes.logged, *changes.kept):
                 self._log.debug("published", topic=actor.name, message_id=message.id)
 
     # -- what goes wrong --------------------------------------------------------------------

@@ -101,7 +101,7 @@ class Tap:
     def topic_turn(self, actor: "topic.TopicActor", turn: "TopicTurn", stamp: "Stamp") -> None:
         if self._is_over(actor.services) or not self._is_for("topics", actor.name):
             return
-        wires = [m.wire for m in turn.logged] + [m.wire for m in turn.kept]
+        wires = [m.wire for m in turn.new_messages]
         if not wires:
             for entry in turn.deliveries:
                 if not isinstance(entry, tuple):

@@ -39,7 +39,7 @@ from msg.core.message import Message
 from msg.core.replay import Group, Sub
 from msg.core.runs import Copying, Run
 from msg.core.settings import TopicSettings
-from msg.core.topic import Start, TopicRules, Turn
+from msg.core.topic import Changes, Start, TopicRules, Turn
 from msg.core.wire import Stamp
 from msg.errors import ClientError
 from msg.store.log import TOPICS
@@ -227,9 +227,10 @@ class Estate:
 
 @attrs.define
 class Effects:
-    """What a turn wants done beside the rules' own `Turn`: done only if all of it ran."""
+    """What mail that is no publish wants done beside the rules' own `Turn`: done only if all of
+    the turn ran."""
 
-    puts: int = 0
+    tick: bool = False
     answers: list[Callable[[], None]] = attrs.field(factory=list)  # subscriptions that stand
     left: list[Callable[[], None]] = attrs.field(factory=list)  # those that have ended
     durable: list[Callable[[], None]] = attrs.field(factory=list)  # when all is written
@@ -248,12 +249,21 @@ class _Waits:
 
 
 @attrs.define(eq=False)
+class More:
+    """What there is to a turn beside deliveries and answers to publishers. As a rule nothing:
+    it published to those who listen, and left the topic and its log as they were."""
+
+    changes: Changes
+    effects: Effects
+    stamp: Stamp
+
+
+@attrs.define(eq=False)
 class Rest:
     """What of a turn is done when its deliveries have been."""
 
     turn: Turn
-    effects: Effects
-    stamp: Stamp
+    more: More | None
 
 
 class TopicActor:
@@ -314,7 +324,7 @@ class TopicActor:
             answers=estate.answers,
         )
         rules.draining = estate.draining
-        rules.kept.backlog_room = self._backlog_room()
+        rules.kept.backlog_room = self._backlog_room
         state = log.state.get("topic", {})
         rules.recall(runs, state, estate.survived(), stamp)
         rules.restore(estate.subs.values(), estate.groups.values(), estate.line)
@@ -345,7 +355,7 @@ class TopicActor:
         while True:
             if rest is not None:
                 await deliver_in_slices(rest.turn.deliveries, self._left_port)
-                self._settle_up(rest)
+                self._settle_up(rest.turn, rest.more)
             if feed.outgoing:
                 await feed.send()
             if self.deleted is not None:
@@ -432,20 +442,24 @@ class TopicActor:
         estate, rules = self.estate, self.rules
         estate.turn = mails
         stamp = self._stamp()
-        rules.kept.backlog_room = self._backlog_room()
-        tick = False
+        puts = 0
+        effects: Effects | None = None
         for i, mail in enumerate(mails):
             estate.culprit = i
-            if mail.__class__ is Tick:
-                tick = True
+            if isinstance(mail, Publish):
+                puts += 1
+                rules.publish(mail.batch, stamp)
             else:
+                effects = self.effects
                 _HEAR[mail.__class__](self, mail, stamp)
         estate.culprit = -1
-        if tick:
-            self.armed = inf
-            rules.tick(stamp)
+        if effects is not None:
+            self.effects = Effects()
+            if effects.tick:
+                self.armed = inf
+                rules.tick(stamp)
         rules.go_on()
-        rest = self._carry_out(stamp)
+        rest = self._carry_out(puts, effects, stamp)
         estate.turn = []
         return rest
 
@@ -457,11 +471,10 @@ class TopicActor:
         budget = self.services.backlog
         return max(0, budget.limit - budget.used + self.estate.budgeted)
 
-    # -- hearing: one method for each kind of mail ------------------------------------------
+    # -- hearing: one method for each kind of mail but publishes ----------------------------
 
-    def _publish(self, mail: Publish, stamp: Stamp) -> None:
-        self.effects.puts += 1
-        self.rules.publish(mail.batch, stamp)
+    def _tick(self, _: Tick, __: Stamp) -> None:
+        self.effects.tick = True
 
     def _attach(self, mail: Attach, _: Stamp) -> None:
         self.rules.attach(mail.port, mail.exact, mail.start)
@@ -563,52 +576,46 @@ class TopicActor:
 
     # -- carrying out -----------------------------------------------------------------------
 
-    def _carry_out(self, stamp: Stamp) -> Rest | None:
+    def _carry_out(self, puts: int, effects: Effects | None, stamp: Stamp) -> Rest | None:
         """All rules have run: now it happens, and nothing below may fail."""
-        rules, estate, log = self.rules, self.estate, self.log
-        turn = rules.end_turn()
-        effects, self.effects = self.effects, Effects()
-        gather = estate.commits.next
-        if turn.logged:
-            log.publish(turn.logged)
-            gather.add(turn.logged)
-        if turn.settled:
-            log.settle(turn.settled)
-        for why, seqs in turn.drops:
-            log.drop(seqs, why)
-        gather.sync = gather.sync or turn.sync
-        for message in turn.kept:
-            estate.kept[message.seq] = message
-        for seq in turn.unkept:
-            estate.kept.pop(seq, None)
+        turn = self.rules.end_turn()
         for watcher in self.services.watchers:
             watcher.topic_turn(self, turn, stamp)
-        self._remember_all(turn)
-        gather.waiting += turn.waiting
-        gather.waiting += [_Waits(answer) for answer in effects.durable]
-        if effects.puts:
+        more: More | None = None
+        if effects is not None or turn.changes is not None:
+            more = More(turn.change(), effects or Effects(), stamp)
+            self._remember_all(more)
+        if puts:
             # what waits for the log gives its room back with it
-            if rules.line:
-                gather.puts += effects.puts
+            if self.rules.line:
+                self.estate.commits.next.puts += puts
             else:
-                self.handle.mailbox.free(effects.puts)
-        for answer in effects.answers:
-            answer()
-        rest = Rest(turn, effects, stamp)
+                self.handle.mailbox.free(puts)
+        if more is not None:
+            for answer in more.effects.answers:
+                answer()
         if is_long(turn.deliveries):
-            return rest
+            return Rest(turn, more)
         deliver(turn.deliveries, self._left_port)
-        self._settle_up(rest)
+        self._settle_up(turn, more)
         return None
 
-    def _settle_up(self, rest: Rest) -> None:
+    def _settle_up(self, turn: Turn, more: More | None) -> None:
         """What comes after the deliveries: answers, groups, the store, and what comes next."""
-        turn, effects, estate = rest.turn, rest.effects, self.estate
-        for answer in effects.left:
-            answer()
-        estate.feed.add(turn, effects.removed, estate.answers, self._copy_of)
+        answers = self.estate.answers
+        if more is not None:
+            for answer in more.effects.left:
+                answer()
+            self.estate.feed.add(more.changes, more.effects.removed, answers, self._copy_of)
         for owed in turn.owed:
-            estate.answers.owe(owed)
+            answers.owe(owed)
+        if more is not None:
+            self._go_on(more)
+
+    def _go_on(self, more: More) -> None:
+        """The store, readers, and the next tick. A turn without more to it has changed nothing
+        that these depend on."""
+        estate, effects = self.estate, more.effects
         finished, estate.finished = estate.finished, []
         for done, failure in finished:
             self._answer(done, failure)
@@ -618,9 +625,9 @@ class TopicActor:
             estate.commits.next.told.append(keep.reply)
         for reply, value in effects.replies:
             reply.set(value)
-        self._commit(rest.stamp)
-        self._read_on(turn)
-        self._look_ahead(turn, rest.stamp)
+        self._commit(more.stamp)
+        self._read_on(more.changes)
+        self._look_ahead(more.changes, more.stamp)
 
     def _answer(self, done: Gathered, failure: Exception | None) -> None:
         """A commit has ended. Where the disk was full, what waits only for what the log keeps
@@ -638,11 +645,26 @@ class TopicActor:
             commits.retry_at = self.services.world.now() + RETRY_S
         done.answer(ClientError("disk_full", str(failure)))
 
-    def _remember_all(self, turn: Turn) -> None:
-        """Into the estate, and what a restart must know into the log."""
+    def _remember_all(self, more: More) -> None:
+        """Into the estate, and into the log."""
         rules, estate, log = self.rules, self.estate, self.log
         kept, audience = rules.kept, rules.audience
-        for port in turn.subs:
+        changes, gather = more.changes, estate.commits.next
+        if changes.logged:
+            log.publish(changes.logged)
+            gather.add(changes.logged)
+        if changes.settled:
+            log.settle(changes.settled)
+        for why, seqs in changes.drops:
+            log.drop(seqs, why)
+        gather.sync = gather.sync or changes.sync
+        gather.waiting += changes.waiting
+        gather.waiting += [_Waits(answer) for answer in more.effects.durable]
+        for message in changes.kept:
+            estate.kept[message.seq] = message
+        for seq in changes.unkept:
+            estate.kept.pop(seq, None)
+        for port in changes.subs:
             sub = audience.subs.get(port)
             if sub is None:
                 estate.subs.pop(port, None)
@@ -655,11 +677,11 @@ class TopicActor:
         estate.history_from = kept.history_from
         estate.next_seq = kept.next_seq
         estate.turned = True
-        if turn.kept and kept.history is not None and kept.next_seq > log.next_seq:
+        if changes.kept and kept.history is not None and kept.next_seq > log.next_seq:
             log.next_seq = kept.next_seq + SEQS_AHEAD
-            turn.state = True
-        self.state_due = self.state_due or turn.state
-        if self.state_due and (turn.logged or log.segments or turn.waiting):
+            changes.state = True
+        self.state_due = self.state_due or changes.state
+        if self.state_due and (changes.logged or log.segments or changes.waiting):
             log.put_state({**log.state, "topic": rules.state()})
             self.state_due = False
         rules.dedup.confirm()
@@ -722,10 +744,10 @@ class TopicActor:
     def _begin(self) -> bool:
         return self.estate.commits.begin(self.services.storekeeper, self.handle.mailbox)
 
-    def _read_on(self, turn: Turn) -> None:
+    def _read_on(self, changes: Changes) -> None:
         """Pages that are wanted: a subscriber's port must have room for one first."""
         memory = self.rules.kept.memory
-        for reader, seqs in turn.pages:
+        for reader, seqs in changes.pages:
             if isinstance(reader, Sub) and not reader.claimed:
                 if not self.pages.claim(reader):
                     continue
@@ -733,7 +755,7 @@ class TopicActor:
             self.pages.read(reader, seqs, self.log, memory)
         self.pages.go_on(self.log, memory)
 
-    def _look_ahead(self, turn: Turn, stamp: Stamp) -> None:
+    def _look_ahead(self, changes: Changes, stamp: Stamp) -> None:
         """The next tick, and whether the topic is still needed."""
         retry_at = self.estate.commits.retry_at
         wake = min(self.rules.next_wake(stamp), self.lazy_at)
@@ -742,7 +764,7 @@ class TopicActor:
         if not self._is_idle():
             self.announced = False
             self.idle_at = inf
-        elif turn.subs or stamp.now >= self.idle_at:
+        elif changes.subs or stamp.now >= self.idle_at:
             if not self.announced:
                 self.announced = True
                 self.services.topic_idle(self.handle)
@@ -796,7 +818,7 @@ class TopicActor:
 
 
 _HEAR: dict[type, Callable[[TopicActor, Any, Stamp], None]] = {
-    Publish: TopicActor._publish,
+    Tick: TopicActor._tick,
     Attach: TopicActor._attach,
     Detach: TopicActor._detach,
     AddGroup: TopicActor._add_group,

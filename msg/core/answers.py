@@ -78,7 +78,7 @@ class Answer:
         self._absent: dict[int, ClientError] | None = None  # what some group could not take
         self._fresh: set[int] | None = None  # duplicates here that were new to some group
         # each group's name, the items passed to it (None: all), those that it refused
-        self._parts: list[tuple[str, Sequence[int] | None, dict[int, ClientError]]] = []
+        self._parts: list[tuple[str, Sequence[int] | None, dict[int, ClientError]]] | None = None
 
     def answer(self) -> None:
         """The topic's own part is done."""
@@ -108,6 +108,8 @@ class Answer:
     ) -> None:
         """One group's outcome, by the batch's own indices."""
         self.left -= 1
+        if self._parts is None:
+            self._parts = []
         self._parts.append((group, passed, refused))
         if refused:
             if self._absent is None:
@@ -123,6 +125,8 @@ class Answer:
         """All parts are in: the batch says what became of each item. `note` keeps who has
         what (None: all have it)."""
         batch = self.batch
+        if self._parts is None and not batch.errors and not self.retried:
+            return  # as a rule: no groups, and nothing went wrong
         own = batch.errors or {}
         for i in self.retried or ():
             if i not in own and i not in (self._absent or ()):
@@ -133,7 +137,7 @@ class Answer:
             error = own.get(i) or (self._absent or {})[i]
             having = tuple(
                 group
-                for group, passed, refused in self._parts
+                for group, passed, refused in self._parts or ()
                 if i not in refused and (passed is None or i in passed)
             )
             has_own = self.owned and i not in own
@@ -165,9 +169,10 @@ class Answers:
         line = self._lines.get(answer.batch.durability)
         if line is None:
             line = self._lines[answer.batch.durability] = deque()
-        line.append(answer)
-        if not answer.left:
-            self._advance(line)
+        if answer.left or line:
+            line.append(answer)
+        else:
+            self._give(answer)
 
     def check(self, answer: Answer) -> None:
         """One of its parts has come in."""
@@ -184,9 +189,11 @@ class Answers:
 
     def _advance(self, line: deque[Answer]) -> None:
         while line and not line[0].left:
-            answer = line.popleft()
-            answer.settle(self._note)
-            answer.batch.answer()
+            self._give(line.popleft())
+
+    def _give(self, answer: Answer) -> None:
+        answer.settle(self._note)
+        answer.batch.answer()
 
     def forget_before(self, at: float) -> None:
         """Who has what is remembered for as long as ids are."""

@@ -41,7 +41,7 @@ class Audience:
         self.copies: dict[str, dict[str, int]] = {}  # groups whose copy a restart cut off
         self._groups_ever = 0
         self._live: tuple[Port, ...] | None = None
-        self._due: dict[Reader, None] = {}  # may be able to go on
+        self.due: dict[Reader, None] = {}  # may be able to go on
 
     @property
     def live(self) -> tuple[Port, ...]:
@@ -55,14 +55,14 @@ class Audience:
     def attach(self, port: Port, exact: bool, start: Start) -> None:
         """A subscription begins; what was published before it is not for it, unless kept."""
         sub = self.subs[port] = Sub(port, self.kept.next_seq, exact=exact)
-        self.turn.subs[port] = None
+        self.turn.change().subs[port] = None
         self._live = None
         self._aim(sub, exact or start == "all", start)
         if not sub.wants_something or self._give_retained(sub):
             sub.live = True
         else:
             self.readers[sub] = None
-            self._due[sub] = None
+            self.due[sub] = None
 
     def _aim(self, reader: Reader, takes: bool, start: Start) -> None:
         """What a reader is to have of what is kept."""
@@ -106,10 +106,10 @@ class Audience:
         sub = self.subs.pop(port, None)
         if sub is None:
             return
-        self.turn.subs[port] = None
+        self.turn.change().subs[port] = None
         self._live = None
         self.readers.pop(sub, None)
-        self._due.pop(sub, None)
+        self.due.pop(sub, None)
         if self.taker is sub:
             self.taker = None
 
@@ -120,7 +120,7 @@ class Audience:
         sub = self.subs.get(port)
         if sub is not None:
             sub.pieces -= 1
-            self.turn.subs[port] = None
+            self.turn.change().subs[port] = None
             self._end_taking(sub)
 
     def _end_taking(self, sub: Sub) -> None:
@@ -137,8 +137,8 @@ class Audience:
             return
         sub.claimed = True
         sub.busy = False
-        self.turn.subs[port] = None
-        self._due[sub] = None
+        self.turn.change().subs[port] = None
+        self.due[sub] = None
 
     # -- groups -----------------------------------------------------------------------------
 
@@ -166,22 +166,23 @@ class Audience:
                 self.taker = reader
         if reader.wants_something:
             group.copy = reader
-            self._due[reader] = None
-            self.turn.state = True
+            self.due[reader] = None
+            self.turn.change().state = True
         return group
 
     def remove_group(self, name: str) -> None:
         group = self.groups.pop(name, None)
         if self.copies.pop(name, None) is not None:
-            self.turn.state = True
+            self.turn.change().state = True
         if group is not None and group.copy is not None:
             if self.taker is group.copy:
                 self.taker = None
-            self._due.pop(group.copy, None)
-            self.turn.state = True
+            self.due.pop(group.copy, None)
+            self.turn.change().state = True
 
     def copied(self, page: Copying, error: "ClientError | None", now: float) -> None:
         """A group has its page, or could not take it: then it is tried again a little later."""
+        self.turn.change()
         group = self.groups.get(page.group.name)
         if error is None:
             self.kept.take(page.taken, None)
@@ -189,8 +190,8 @@ class Audience:
             return
         group.copy.busy = group.given = False
         if error is None:
-            self.turn.state = True
-            self._due[group.copy] = None
+            self.turn.change().state = True
+            self.due[group.copy] = None
         else:
             group.copy.next = page.messages[0].seq
             group.retry_at = now + COPY_AGAIN_S
@@ -218,20 +219,20 @@ class Audience:
         for sub in self.readers:
             if not sub.will_read(run):
                 sub.hold(run)
-                self.turn.subs[sub.port] = None
+                self.turn.change().subs[sub.port] = None
 
     def released_to(self, seq: int) -> None:
         """What is kept up to this seq is released: who waited for it may go on."""
         self.released = seq
         if self.readers or self.groups:
-            self._due.update(dict.fromkeys(self.readers))
-            self._due.update({g.copy: None for g in self.groups.values() if g.copy is not None})
+            self.due.update(dict.fromkeys(self.readers))
+            self.due.update({g.copy: None for g in self.groups.values() if g.copy is not None})
 
     def left_history(self, runs: "Iterable[range]") -> None:
         for run in runs:
             for sub in self.readers:
                 sub.lost(run)
-                self.turn.subs[sub.port] = None
+                self.turn.change().subs[sub.port] = None
 
     def history_is_off(self) -> None:
         for sub in self.readers:
@@ -244,13 +245,11 @@ class Audience:
         for group in self.groups.values():
             if group.copy is not None and 0 < group.retry_at <= now:
                 group.retry_at = 0.0
-                self._due[group.copy] = None
+                self.due[group.copy] = None
 
     def go_on(self) -> None:
         """End of a turn: readers that may read on do so, and those at the end are live."""
-        if not self._due:
-            return
-        due, self._due = self._due, {}
+        due, self.due = self.due, {}
         groups = {g.copy: g for g in self.groups.values() if g.copy is not None}
         for reader in due:
             if not reader.busy:
@@ -266,16 +265,16 @@ class Audience:
                 reader.until = self.released + 1  # it joins: from here on all is held for it
             reader.busy = True
             if isinstance(reader, Sub):
-                self.turn.subs[reader.port] = None
-            self.turn.pages.append((reader, seqs))
+                self.turn.change().subs[reader.port] = None
+            self.turn.change().pages.append((reader, seqs))
         elif not complete or self.released < reader.until - 1:
             return  # it goes on when more is released
         elif group is not None:
             group.copy = None
             if self.taker is reader:
                 self.taker = None
-            self.turn.caught_up.append(group)
-            self.turn.state = True
+            self.turn.change().caught_up.append(group)
+            self.turn.change().state = True
         elif isinstance(reader, Sub):
             self._join(reader)
 
@@ -289,7 +288,7 @@ class Audience:
         sub.live = True
         del self.readers[sub]
         self._live = None
-        self.turn.subs[sub.port] = None
+        self.turn.change().subs[sub.port] = None
         self._end_taking(sub)
 
     def loaded(self, reader: Reader, messages: list[Message], upto: int, stamp: "Stamp") -> None:
@@ -311,19 +310,19 @@ class Audience:
                 if published_at(m.wire) >= reader.since or m.seq == reader.retained
             ]
         reader.next = upto + 1
-        self._due[reader] = None
+        self.due[reader] = None
         taken = [m.seq for m in messages if m.seq in self.kept.backlog] if reader.takes else []
         if group is not None:
-            self.turn.state = True
+            self.turn.change().state = True
             if messages:
                 reader.busy = group.given = True
-                self.turn.copies.append(Copying(group, messages, taken))
+                self.turn.change().copies.append(Copying(group, messages, taken))
         elif isinstance(reader, Sub):
             self._hand(reader, messages, upto, taken)
 
     def _hand(self, sub: Sub, messages: list[Message], upto: int, taken: list[int]) -> None:
         """Give a page to a subscription, and what was held for it at its places in between."""
-        self.turn.subs[sub.port] = None
+        self.turn.change().subs[sub.port] = None
         while messages and 0 < sub.next_held <= messages[-1].seq:
             position = sub.next_held
             before = [m for m in messages if m.seq < position]
@@ -358,12 +357,12 @@ class Audience:
                 self.taker = sub
             if not sub.live:
                 self.readers[sub] = None
-                self._due[sub] = None
+                self.due[sub] = None
         for group in groups:
             group = self.groups[group.name] = group.snapshot()
             self._groups_ever = max(self._groups_ever, group.number)
             if group.copy is not None:
-                self._due[group.copy] = None
+                self.due[group.copy] = None
                 if group.copy.takes:
                     self.taker = group.copy
 

@@ -15,7 +15,7 @@ from msg.core.runs import Turn
 from msg.core.shelf import Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from msg.core.message import Message
     from msg.core.settings import TopicSettings
@@ -58,7 +58,8 @@ class Kept:
         self.turn = Turn()
         self.counts = Counts()
         self.backlog = Shelf(max(1.0, settings.backlog_seconds / STEPS))
-        self.backlog_room: float = inf  # bytes that the broker has for this topic's backlog
+        # bytes that the broker has now for this topic's backlog
+        self.backlog_room: Callable[[], float] = _no_end
         self.history = self._new_history()
         self.memory: dict[int, Message] = {}  # kept with durability "memory"
         self.retained = 0
@@ -83,6 +84,7 @@ class Kept:
 
     def shelve(self, messages: "Sequence[Message]", heard: bool, stamp: "Stamp") -> list[range]:
         """Give consecutive new messages their places. Returns what left the history for them."""
+        self.turn.change()
         first = messages[0].seq
         sizes = [len(m.wire) for m in messages]
         if self.history is not None:
@@ -94,10 +96,11 @@ class Kept:
     def retain(self, seq: int) -> None:
         """To be the retained value (0: none) when it is released."""
         self.retaining.append(seq)
-        self.turn.state = True
+        self.turn.change().state = True
 
     def retained_is(self, message: "Message | None") -> None:
         """This is the value now."""
+        self.turn.change()
         old = self.retained
         del self.retaining[0]
         self.retained = 0 if message is None else message.seq
@@ -113,26 +116,30 @@ class Kept:
         """Hold the limits of backlog and history. Returns what left the history."""
         s = self.settings
         if self.backlog:
-            size = min(s.backlog_bytes or inf, self.backlog_room)
+            size = min(s.backlog_bytes or inf, self.backlog_room())
             since = stamp.wall - s.backlog_seconds if s.backlog_seconds else -inf
             for run in self.backlog.trim(s.backlog_messages or inf, size, since):
+                self.turn.change()
                 self.counts.dropped += len(run)
                 self._lose_role(run, self.history, "dropped: the backlog was full or too old")
         if not self.history:
             return []
         since = stamp.wall - s.history_seconds if s.history_seconds else -inf
         left = self.history.trim(s.history_messages or inf, s.history_bytes or inf, since)
+        if left:
+            self.turn.change()
         for run in left:
             self._lose_role(run, self.backlog, "history")
         return left
 
     def take(self, seqs: "Iterable[int]", why: str | None) -> None:
         """These have left the backlog: delivered (None), or for another reason."""
+        self.turn.change()
         here = [seq for seq in seqs if seq in self.backlog]
         for seq in here:
             self.backlog.remove(range(seq, seq + 1))
         if (self.history is not None and here) or self.retained in here:
-            self.turn.state = True
+            self.turn.change().state = True
         self._lose_role(here, self.history, why)
 
     def lose(self, seqs: "Iterable[int]") -> None:
@@ -145,7 +152,7 @@ class Kept:
                 self.retaining.remove(seq)
             if seq == self.retained:
                 self.retained, self.retained_message = 0, None
-        self.turn.state = True
+        self.turn.change().state = True
 
     def clear(self) -> int:
         """Drop all that is kept. Returns how many messages."""
@@ -156,7 +163,7 @@ class Kept:
             self.retained, self.retained_message = 0, None
         seqs.difference_update(self.retaining)
         self._go(sorted(seqs), "purged")
-        self.turn.state = True
+        self.turn.change().state = True
         return len(seqs)
 
     def _on_shelf(self, seq: int) -> bool:
@@ -177,15 +184,15 @@ class Kept:
         if self.memory:
             here = [seq for seq in seqs if self.memory.pop(seq, None) is not None]
             if here:
-                self.turn.unkept += here
+                self.turn.change().unkept += here
                 left = set(seqs).difference(here)
                 seqs = [seq for seq in seqs if seq in left]
         if not seqs:
             return
         if why is None:
-            self.turn.settled += seqs
+            self.turn.change().settled += seqs
         else:
-            self.turn.drops.append((why, seqs))
+            self.turn.change().drops.append((why, seqs))
 
     # -- over a restart ---------------------------------------------------------------------
 
@@ -255,7 +262,7 @@ class Kept:
             if self.history is None or replaced or history_from:
                 self._lose_role([seq for seq in run if not self._has_role(seq)], None, "replaced")
         if self.history is not None and survived is None:
-            self.turn.state = True  # nobody hears now what comes
+            self.turn.change().state = True  # nobody hears now what comes
         self.trim(stamp)
 
     def change(self, settings: "TopicSettings", stamp: "Stamp") -> None:
@@ -270,8 +277,12 @@ class Kept:
             for run in old.ranges():
                 self._lose_role(run, self.backlog, "history off")
         if (old is None) != (self.history is None):
-            self.turn.state = True
+            self.turn.change().state = True
         self.trim(stamp)
+
+
+def _no_end() -> float:
+    return inf
 
 
 def _overlap(run: range, others: "Iterable[range]") -> list[range]:

@@ -72,6 +72,7 @@ class Publishing:
         """Accept a batch. It is owed an answer, now or when all logs have it."""
         batch.begin_anew()
         self.answers.now = stamp.now
+        heard = self.heard
         batch.receivers = None
         durability = batch.durability
         if durability is None:
@@ -83,12 +84,12 @@ class Publishing:
             self.turn.owed.append(Answer(batch, self.answers, owned=False))
             return
         self.counts.published += len(batch)
-        if not self.heard:
+        if not heard:
             batch.receivers = 0
-        if self.kept.history is None and self.heard and batch.bare:
+        if heard and batch.bare and self.kept.history is None:
             self._pass_through(batch, stamp)
         else:
-            self._accept(batch, durability, stamp)
+            self._accept(batch, durability, heard, stamp)
 
     def _refusal(self, durability: int) -> ClientError | None:
         if self.closed:
@@ -116,9 +117,9 @@ class Publishing:
             self._pass(answer, None, wires, ())
         self.turn.owed.append(answer)
 
-    def _accept(self, batch: "PublishBatch", durability: int, stamp: "Stamp") -> None:
+    def _accept(self, batch: "PublishBatch", durability: int, heard: bool, stamp: "Stamp") -> None:
         kept = self.kept
-        heard, history = self.heard, kept.history is not None
+        history = kept.history is not None
         answer = Answer(batch, self.answers, owned=bool(self.audience.subs))
         ids = batch.ids = []
         wires: list[bytes] = []  # of all items, for the groups
@@ -176,7 +177,7 @@ class Publishing:
             answer.seqs = seqs
             self.audience.left_history(kept.shelve(messages, heard, stamp))
         if cleared and durability == STORED:
-            self.turn.sync = True
+            self.turn.change().sync = True
         self._own_part(answer, cleared=cleared)
         if self.audience.groups:
             if passed:
@@ -197,6 +198,7 @@ class Publishing:
             )
         if p.message_id is None:
             return False, None
+        self.turn.change()  # the window lets go of ids at a look too
         print_ = fingerprint(bytes(p.message))
         self.answers.forget_before(stamp.now - self.settings.dedup_window)
         known = self.dedup.seen(p.message_id, print_, stamp.now) != NEW
@@ -281,9 +283,9 @@ class Publishing:
         run.last = message.seq
         if message.durability == MEMORY:
             self.kept.memory[message.seq] = message
-            self.turn.kept.append(message)
+            self.turn.change().kept.append(message)
         else:
-            self.turn.logged.append(message)
+            self.turn.change().logged.append(message)
             run.need = self.logged_to = message.seq
 
     def _own_part(self, answer: Answer, *, cleared: bool = False) -> None:
@@ -291,7 +293,7 @@ class Publishing:
         answer.clears = cleared
         if self.logged_to > self.known or answer.batch.dup_of or cleared:
             answer.left += 1
-            self.turn.waiting.append(answer)
+            self.turn.change().waiting.append(answer)
 
     def _pass(
         self,
@@ -308,7 +310,7 @@ class Publishing:
         passing = self._passing
         if passing is None or passing.durability != batch.durability or passing.without != without:
             passing = self._passing = Passing(batch.durability, without)
-            self.turn.passings.append((passing, groups))
+            self.turn.change().passings.append((passing, groups))
         passing.add(answer, passed, wires)
         answer.left += len(groups)
 
@@ -316,6 +318,7 @@ class Publishing:
 
     def committed(self, messages: "Sequence[Message]") -> None:
         """These are as durable as they were to be."""
+        self.turn.change()  # what waited for them in the line is released
         if messages:
             self.known = max(self.known, messages[-1].seq)
         for message in messages if self.pending else ():
@@ -355,8 +358,6 @@ class Publishing:
     def release(self) -> None:
         """Publish what is written, in order, to whoever listens now."""
         line = self.line
-        if not line:
-            return
         last = 0
         while line and line[0].need <= self.known:
             run = line.popleft()
@@ -375,5 +376,6 @@ class Publishing:
         self.release()
         self._run = None
         self._passing = None
+        changes = self.turn.change()
         if self.kept.history is not None:
-            self.turn.state = True  # whether what comes is heard
+            changes.state = True  # whether what comes is heard

@@ -84,9 +84,9 @@ class Copying:
     taken: list[int]
 
 
-@attrs.define(slots=True)
-class Turn:
-    """What one turn of a topic wants done. The actor carries it out; nothing here waits."""
+@attrs.define(slots=True, eq=False)
+class Changes:
+    """What a turn changes of the topic itself: what is kept, who hears, what waits."""
 
     logged: "list[Message]" = attrs.field(factory=list)  # to the log
     kept: "list[Message]" = attrs.field(factory=list)  # to memory only
@@ -95,12 +95,36 @@ class Turn:
     unkept: list[int] = attrs.field(factory=list)  # leave memory
     state: bool = False  # what is remembered beside the messages has changed
     sync: bool = False
-    # in this order: a run to many, or a piece of a replay to one
-    deliveries: "list[tuple[Run, Sequence[Port]] | Handing]" = attrs.field(factory=list)
     passings: "list[tuple[Passing, Sequence[Group]]]" = attrs.field(factory=list)
     caught_up: "list[Group]" = attrs.field(factory=list)
     copies: list[Copying] = attrs.field(factory=list)
-    owed: "list[Answer]" = attrs.field(factory=list)
     waiting: "list[Answer]" = attrs.field(factory=list)  # until the log has them
     pages: "list[tuple[Reader, list[int]]]" = attrs.field(factory=list)  # to be read
     subs: dict[Port, None] = attrs.field(factory=dict)  # those that changed
+
+
+class Turn:
+    """What one turn of a topic wants done. The actor carries it out; nothing here waits.
+
+    Most turns tell those who listen what was published, answer, and leave the topic as it was:
+    they have no `changes`. Whatever changes something that outlives the turn calls `change`,
+    though it may have nothing to write there.
+    """
+
+    __slots__ = ("changes", "deliveries", "owed")
+
+    def __init__(self) -> None:
+        # in this order: a run to many, or a piece of a replay to one
+        self.deliveries: list[tuple[Run, Sequence[Port]] | Handing] = []
+        self.owed: list[Answer] = []
+        self.changes: Changes | None = None
+
+    def change(self) -> Changes:
+        if self.changes is None:
+            self.changes = Changes()
+        return self.changes
+
+    @property
+    def new_messages(self) -> "list[Message]":
+        """What is kept of what was published."""
+        return [] if self.changes is None else [*self.changes.logged, *self.changes.kept]

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from msg.core.audience import Start, published_at
 from msg.core.publishing import Publishing
-from msg.core.runs import Copying, Handing, Port, Run, Turn
+from msg.core.runs import Changes, Copying, Handing, Port, Run, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from msg.core.shelf import Shelf
     from msg.core.wire import Stamp
 
-__all__ = ["Copying", "Handing", "Start", "TopicRules", "Turn", "published_at"]
+__all__ = ["Changes", "Copying", "Handing", "Start", "TopicRules", "Turn", "published_at"]
 
 
 class TopicRules(Publishing):
@@ -71,6 +71,7 @@ class TopicRules(Publishing):
     # -- time -------------------------------------------------------------------------------
 
     def tick(self, stamp: "Stamp") -> None:
+        self.turn.change()
         self.audience.left_history(self.kept.trim(stamp))
         self.dedup.expire(stamp.now)
         self.answers.forget_before(stamp.now - self.settings.dedup_window)
@@ -78,8 +79,9 @@ class TopicRules(Publishing):
 
     def go_on(self) -> None:
         """End of a turn: what may be published is, and readers go on."""
-        self.release()
-        if not self.draining:
+        if self.line:
+            self.release()
+        if self.audience.due and not self.draining:
             self.audience.go_on()
 
     def next_wake(self, stamp: "Stamp") -> float:
@@ -117,6 +119,7 @@ class TopicRules(Publishing):
         stamp: "Stamp",
     ) -> None:
         """What is there, as (first seq, sizes, time) in order; see `Kept.recall`."""
+        self.turn.change()
         self.audience.copies = dict(state.get("copies", {}))
         self.kept.recall(runs, state, survived, stamp)
 
@@ -133,6 +136,7 @@ class TopicRules(Publishing):
 
     def change(self, settings: "TopicSettings", stamp: "Stamp") -> None:
         """New settings, from now on."""
+        self.turn.change()
         self.settings = settings
         self.kept.change(settings, stamp)
         if self.kept.history is None:

@@ -143,7 +143,7 @@ def test_the_backlog_is_bounded_in_bytes_and_in_time():
 
 def test_the_broker_has_only_so_much_for_all_backlogs():
     rig = Rig()
-    rig.rules.kept.backlog_room = 250
+    rig.rules.kept.backlog_room = lambda: 250
     rig.send("x" * 10, "y" * 10, "z" * 10)
     rig.check()
     assert rig.rules.backlog.seqs() == [2, 3]

@@ -181,9 +181,7 @@ class TopicMachine(RuleBasedStateMachine):
                 kept.append(entry)
                 entry.logged = durability != MEMORY
                 message = next(
-                    m
-                    for m in [*rig.rules.turn.logged, *rig.rules.turn.kept]
-                    if b'"%b' % body.encode() in m.wire
+                    m for m in [*rig.rules.turn.new_messages] if b'"%b' % body.encode() in m.wire
                 )
                 entry.seq, entry.size = message.seq, len(message.wire)
             if p.message_id is not None:

@@ -18,8 +18,8 @@ from msg.core.commands import Publish
 from msg.core.dedup import DedupWindow
 from msg.core.kept import Survived
 from msg.core.message import DURABILITIES, Message
-from msg.core.replay import Reader, Sub
-from msg.core.runs import Copying, Handing, Run, Turn
+from msg.core.replay import _SUB_FIELDS, Group, Reader, Sub
+from msg.core.runs import Changes, Copying, Handing, Run, Turn
 from msg.core.settings import TopicSettings
 from msg.core.topic import Start, TopicRules
 from msg.core.wire import IdSource, Stamp
@@ -156,6 +156,7 @@ class Rig:
         self.unheard: list[range] | None = None
         self.retained = self.history_from = 0
         self.next_seq = 1
+        self.oldest_id = 0  # the lowest seq in the dedup window
         self.state: dict[str, Any] = {}  # as it is in the log
         self.rules.recall([], {}, None, self.stamp())
         self.turns = 0
@@ -209,26 +210,20 @@ class Rig:
         rules = self.rules
         rules.go_on()
         turn = rules.end_turn()
-        self._keep_books(turn)
-        for message in turn.logged:
-            self.log[message.seq] = message
-        self.gathered += turn.logged
-        for seq in [*turn.settled, *[seq for _, seqs in turn.drops for seq in seqs]]:
-            assert self.log.pop(seq, None) is not None, f"{seq} is settled once"
-            self.dropped.append(seq)
-        for message in turn.kept:
-            self.memory[message.seq] = message
-        for seq in turn.unkept:
-            del self.memory[seq]
-        self.waiting += turn.waiting
+        changes = turn.changes
+        if changes is None:
+            self._is_as_it_was()
+        else:
+            self._keep_books(changes)
         self._deliver(turn)
-        self._to_groups(turn)
+        if changes is not None:
+            self._to_groups(changes)
         for answer in turn.owed:
             self.answers.owe(answer)
         finished, self.finished = self.finished, []
         for answer in finished:
             answer.answer()
-        for reader, seqs in turn.pages:
+        for reader, seqs in () if changes is None else changes.pages:
             if isinstance(reader, Sub) and not reader.claimed:
                 self.asking.append(reader)
             else:
@@ -238,9 +233,20 @@ class Rig:
             for answer in waiting:
                 answer.answer()
 
-    def _keep_books(self, turn: Turn) -> None:
+    def _keep_books(self, changes: Changes) -> None:
+        for message in changes.logged:
+            self.log[message.seq] = message
+        self.gathered += changes.logged
+        for seq in [*changes.settled, *[seq for _, seqs in changes.drops for seq in seqs]]:
+            assert self.log.pop(seq, None) is not None, f"{seq} is settled once"
+            self.dropped.append(seq)
+        for message in changes.kept:
+            self.memory[message.seq] = message
+        for seq in changes.unkept:
+            del self.memory[seq]
+        self.waiting += changes.waiting
         rules = self.rules
-        for port in turn.subs:
+        for port in changes.subs:
             sub = rules.subs.get(port)
             if sub is None:
                 self.snapshots.pop(port, None)
@@ -252,9 +258,32 @@ class Rig:
         self.retained = rules.kept.retained
         self.history_from = rules.kept.history_from
         self.next_seq = rules.kept.next_seq
-        if turn.state:
+        self.oldest_id = self.dedup.oldest_seq(0)
+        if changes.state:
             self.state = json.loads(json.dumps(rules.state()))
         self.dedup.confirm()
+
+    def _is_as_it_was(self) -> None:
+        """A turn that notes no changes: what the actor remembers, and does not look at then,
+        still holds."""
+        rules = self.rules
+        assert self.snapshots.keys() == rules.subs.keys()
+        for port, sub in rules.subs.items():
+            assert _fields(self.snapshots[port]) == _fields(sub)
+        assert list(map(_of_group, self.group_snapshots)) == [
+            _of_group(group.snapshot()) for group in rules.groups.values()
+        ]
+        assert self.line == tuple(rules.line)
+        kept = rules.kept
+        assert (self.unheard or []) == kept.backlog.ranges()
+        assert (self.retained, self.history_from, self.next_seq) == (
+            kept.retained,
+            kept.history_from,
+            kept.next_seq,
+        )
+        assert self.memory == kept.memory
+        assert self.oldest_id == self.dedup.oldest_seq(0)
+        assert not self.dedup._unsure
 
     def _deliver(self, turn: Turn) -> None:
         for entry in turn.deliveries:
@@ -274,17 +303,17 @@ class Rig:
                     (body_in(wire), seq, False) for wire, seq in zip(run.wires, seqs, strict=True)
                 ]
 
-    def _to_groups(self, turn: Turn) -> None:
-        for group in turn.caught_up:
+    def _to_groups(self, changes: Changes) -> None:
+        for group in changes.caught_up:
             self.groups[group.name].waiting.extend(self.pending.pop(group.name, ()))
-        for passing, groups in turn.passings:
+        for passing, groups in changes.passings:
             for group in groups:
                 batch = passing.batch_for(group.name, self.answers)
                 if group.copy is None:
                     self.groups[group.name].waiting.append(batch)
                 else:
                     self.pending.setdefault(group.name, []).append(batch)
-        self.copies += turn.copies
+        self.copies += changes.copies
 
     # -- what happens around it -------------------------------------------------------------
 
@@ -455,3 +484,13 @@ class Rig:
         roles |= {seq for seq in (kept.retained, *kept.retaining) if seq}
         there = {*self.log, *self.memory}
         assert roles == there, f"roles {sorted(roles)}, stored {sorted(there)}"
+
+
+def _fields(sub: Sub) -> list[Any]:
+    return [getattr(sub, name) for name in _SUB_FIELDS]
+
+
+def _of_group(group: Group) -> list[Any]:
+    copy = group.copy
+    walk = None if copy is None else [getattr(copy, name) for name in Reader.__slots__]
+    return [group.name, group.number, group.given, group.retry_at, walk]
