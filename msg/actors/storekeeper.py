@@ -6,8 +6,11 @@ Tells  whoever asked, by a post to its mailbox, when the disk has answered.
 Ends   when cancelled, or for good when a sync failed: a store that has lied once is not
        restarted (STORE.md rule 3). The broker then stops with exit code 74.
 
-No timer: while one round of commits is synced, the next gathers. Reads have a task of their
-own, so that a stalled sync does not stop the reading ahead.
+No timer: while rounds of commits are synced, the next gathers. Two may be under way: whoever
+comes while a busy queue's round is being synced does not wait for that first, and is not held
+up by its size (a durable ping-pong beside a busy durable queue: p99 13 -> 9 ms). They can't be
+of one log, which has one commit in flight. Reads have a task of their own, so that a stalled
+sync does not stop the reading ahead.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from msg.store.log import Commit, ReadPlan
     from msg.world import World
 
+ROUNDS = 2  # under way at a time
 SYNC_THREADS = 4  # of one round: separate files sync side by side (50 files: 5.1 -> 3.0 ms)
 
 T = TypeVar("T")
@@ -75,7 +79,7 @@ class Storekeeper:
         self.reads: Mailbox[Fetched | Errand] = Mailbox(owner="store")
         self.rounds = 0
         self.sync_s = 0.0  # seconds that the last round took
-        self.busy_since: float | None = None
+        self._under_way: list[float] = []  # when each of these rounds began, the oldest first
         self.durations = Histogram()
         self.disk_full = False  # publishes find no room
 
@@ -84,6 +88,11 @@ class Storekeeper:
         job = Written(commit, reply_to, self._world.now())
         self.commits.post(job)
         return job
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the oldest round that is under way began."""
+        return self._under_way[0] if self._under_way else None
 
     def read(self, plan: "ReadPlan", reply_to: ReplyTo, *, ahead: bool) -> None:
         """Have this read. The answer is posted back."""
@@ -106,12 +115,21 @@ class Storekeeper:
         """Commit round after round until cancelled. Raises StoreFailed (in a group)."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_reads, name="store reader")
-            while True:
-                await self._round(await self.commits.take())
+            door = trio.Lock()
+            for _ in range(ROUNDS - 1):
+                nursery.start_soon(self._run_rounds, door, name="store writer")
+            await self._run_rounds(door)
+
+    async def _run_rounds(self, door: trio.Lock) -> None:
+        while True:
+            async with door:  # one takes, the others wait behind it
+                jobs = await self.commits.take()
+            await self._round(jobs)
 
     async def _round(self, jobs: Sequence[Written]) -> None:
         world = self._world
-        self.busy_since = world.now()
+        since = world.now()
+        self._under_way.append(since)
         commits = [job.commit for job in jobs]
         share = -(-len(commits) // SYNC_THREADS)
         if len(commits) == 1:
@@ -120,7 +138,8 @@ class Storekeeper:
             async with trio.open_nursery() as nursery:
                 for start in range(0, len(commits), share):
                     nursery.start_soon(self._execute, commits[start : start + share])
-        self.sync_s, self.busy_since = world.now() - self.busy_since, None
+        self._under_way.remove(since)
+        self.sync_s = world.now() - since
         self.durations.observe(self.sync_s)
         self.rounds += 1
         if any([commit.error is not None for commit in commits]):

@@ -86,7 +86,8 @@ async def test_dead_letters_of_a_group_may_be_addressed_in_two_ways(autojump_clo
         await client.expect("message")
         await client.ask("nack", tag=1, requeue=False)
         other = broker.client()
-        await other.send(action="get", topic="news@g.dead", id="g")
+        # the nack is answered before the message has moved
+        await other.send(action="get", topic="news@g.dead", wait=5, id="g")
         await other.expect("message", message=1)
         await other.expect("got", count=1)
 

@@ -188,7 +188,7 @@ async def test_the_watchdog_tells_of_an_actor_that_takes_no_mail(autojump_clock)
         await client.publish("jobs", 1)
         mailbox = broker.broker.storekeeper.commits
         broker.world.hold_disk()
-        for name in ("jobs", "other"):  # the first commit is under way, the next ones wait
+        for name in ("jobs", "other", "third"):  # two rounds are under way, the next ones wait
             await client.send(action="publish", topic=name, mode="queue", message=2)
             await settled()
         assert mailbox.depth
