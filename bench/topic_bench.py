@@ -13,7 +13,7 @@ from typing import Any
 import trio
 from msgspec import Raw
 
-from msg.actors.outbox import Budget, Outbox
+from msg.actors.outbox import Outbound, Outbox
 from msg.actors.ports import TopicPort
 from msg.actors.services import Services
 from msg.actors.storekeeper import Storekeeper
@@ -45,6 +45,7 @@ def make(**settings: Any) -> TopicActor:
         timer=Timer(),
         ids=IdSource(1),
         logger=None,  # type: ignore[arg-type]
+        outbound=Outbound(1 << 30),
         reopen=None,  # type: ignore[arg-type]
         move=None,  # type: ignore[arg-type]
         topic_idle=lambda _: None,
@@ -56,16 +57,15 @@ def make(**settings: Any) -> TopicActor:
 
 
 def port() -> TopicPort:
-    outbox = Outbox(16 << 20, Budget(1 << 30))
+    outbox = Outbox(16 << 20, Outbound(1 << 30))
     return TopicPort(outbox, sub=None, suffix=b"", limit_count=65536, limit_bytes=16 << 20)
 
 
 def write(ports: list[TopicPort]) -> None:
     for p in ports:
         while not p.outbox.empty:
-            _, wrote = p.outbox.take()
-            for each in wrote:
-                each.wrote()
+            p.outbox.take()
+            p.outbox.wrote(0.0)
 
 
 async def fan_out(subscribers: int, size: int, total: int, batches_a_turn: int = 4) -> float:

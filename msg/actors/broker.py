@@ -24,7 +24,7 @@ from msg.actors.context import Context
 from msg.actors.directory import Directory
 from msg.actors.listener import Connections, open_listeners
 from msg.actors.narrator import Narrator
-from msg.actors.outbox import Budget
+from msg.actors.outbox import Budget, Outbound
 from msg.actors.questions import Questions
 from msg.actors.queue import Drain, Keep, Queue
 from msg.actors.reply import Reply
@@ -295,6 +295,7 @@ def _make(
         queue_settings=queue_settings,
         topic_settings=topic_settings,
         new_log=new_log,
+        outbound=Outbound(settings.limits.outbound_bytes_all),
         backlog=Budget(settings.limits.backlog_bytes_all),
         parking=ParkingRules(settings.limits.parked_bytes, settings.limits.parked_seconds),
     )
@@ -306,7 +307,7 @@ def _make(
         directory=directory,
         version=__version__,
         stored=STORED,
-        outbound=Budget(settings.limits.outbound_bytes_all),
+        outbound=services.outbound,
         declare=questions.declare,
         question=questions.answer,
     )

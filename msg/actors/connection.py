@@ -2,7 +2,9 @@
 
 Owns   the stream, the decoder, the session and the outbox of one client.
 Hears  bytes from the client; through its outbox, answers and deliveries from everybody.
-Tells  what the session tells. Only the writer writes to the stream.
+Tells  what the session tells. Only the writer writes to the stream; where it is idle and a
+       turn has a little for this client, `_write_directly` does it in the writer's place, and
+       leaves to it all that would wait or fail.
 Ends   at the client's EOF when all is answered, at an error that closes, when the client is
        cut (reset, missed heartbeats, takes no bytes), or when the broker stops. However it
        ends, its queues hear of the departure without anything being awaited.
@@ -78,6 +80,7 @@ class Connection:
         self.task: trio.lowlevel.Task | None = None  # the reader's, for dumps
         self._fault: Exception | None = None
         self._sent = 0  # bytes of the write under way that the kernel has
+        self._broken: OSError | None = None  # by a direct write: the writer raises it
         self._more_to_read = False  # the last read took all that it may: there is more
 
     async def run(self) -> str:
@@ -140,6 +143,7 @@ class Connection:
             data = await receive()
             if not data:
                 return await self._end_of_input()
+            outbox.budget.reads += 1
             self.read_bytes += len(data)
             self._last_read = world.now()
             self._pings = 0
@@ -258,36 +262,55 @@ class Connection:
 
     async def _flush(self) -> None:
         with trio.move_on_after(FLUSH_S):
-            while not self.outbox.empty or self._writing_since != inf:
+            while not self.outbox.empty:
                 self._drained = trio.Event()
                 await self._drained.wait()
 
     # -- writing ----------------------------------------------------------------------------
 
     async def _write_all(self) -> None:
-        outbox, world = self.outbox, self.context.world
+        outbox = self.outbox
         send = self._sender()
-        while True:
-            await outbox.wait()
-            parts, ports = outbox.take()
-            if outbox.closed:
-                return
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._sent = len(data)  # a stream that does not tell may have passed on all of it
-            try:
-                await send(data)
-            except BaseException:
-                outbox.cut_off(parts, ports, self._sent)
-                raise
-            self.written_bytes += len(data)
-            self._writing_since = inf
-            now = world.now()
-            for port in ports:
-                port.wrote(now)
-            if self._drained is not None:
-                self._drained.set()
-            if not outbox.empty:
-                await trio.lowlevel.checkpoint()  # a write that does not block is none
+        try:
+            while True:
+                await outbox.wait()
+                if outbox.closed:
+                    return
+                if outbox.writing is None:
+                    self._sent = 0
+                    outbox.take()
+                await send()
+                self._wrote()
+                if not outbox.empty:
+                    await trio.lowlevel.checkpoint()  # a write that does not block is none
+        except BaseException:
+            outbox.cut_off(self._sent)
+            raise
+        finally:
+            outbox.direct = None
+
+    def _write_directly(self) -> None:
+        """In the turn of another actor: it neither waits nor fails."""
+        self._sent = 0
+        self.outbox.take()
+        try:
+            whole = self._push()
+        except OSError as error:
+            self._broken = error
+            return
+        if whole:
+            self._wrote()
+        else:
+            self._may_block()
+
+    def _wrote(self) -> None:
+        """All of the write under way has been passed on."""
+        outbox = self.outbox
+        self.written_bytes += self._sent
+        self._writing_since = inf
+        outbox.wrote(self.context.world.now())
+        if self._drained is not None:
+            self._drained.set()
 
     def _may_block(self) -> None:
         """A write waits for the client: from now on it may stall."""
@@ -329,41 +352,51 @@ class Connection:
             self._more_to_read = len(data) >= READ_BYTES
             return data
 
-    def _sender(self) -> Callable[[bytes], Awaitable[None]]:
+    def _sender(self) -> Callable[[], Awaitable[None]]:
         if isinstance(self.stream, trio.SocketStream):
+            self.outbox.direct = self._write_directly
             return self._send_to_socket
         return self._send_to_stream
 
-    async def _send_to_stream(self, data: bytes) -> None:
+    async def _send_to_stream(self) -> None:
+        data = self.outbox.writing
+        assert data is not None
+        self._sent = len(data)  # a stream that does not tell may have passed on all of it
         self._may_block()
         await self.stream.send_all(data)
         self._last_write = self.context.world.now()
 
-    async def _send_to_socket(self, data: bytes) -> None:
+    async def _send_to_socket(self) -> None:
         """It notes each time that the client took something."""
         assert isinstance(self.stream, trio.SocketStream)
-        fd = self.stream.socket.fileno()
-        self._sent = 0
         try:
-            self._sent = _write_some(fd, data)
-            if self._sent == len(data):
-                return
-            self._may_block()
-            with memoryview(data) as view:
-                while self._sent < len(data):
-                    await trio.lowlevel.wait_writable(fd)
-                    self._sent += _write_some(fd, view[self._sent :])
-                    self._last_write = self.context.world.now()
+            if self._broken is not None:
+                raise self._broken
+            if self._writing_since == inf:  # else a direct write has come to where it waits
+                if self._push():
+                    return
+                self._may_block()
+            while True:
+                await trio.lowlevel.wait_writable(self.stream.socket.fileno())
+                whole = self._push()
+                self._last_write = self.context.world.now()
+                if whole:
+                    return
         except OSError as error:
             raise trio.BrokenResourceError(error.strerror or str(error)) from error
 
-
-def _write_some(fd: int, data: bytes | memoryview) -> int:
-    """How much of it the kernel takes without waiting."""
-    try:
-        return os.write(fd, data)
-    except BlockingIOError:
-        return 0
+    def _push(self) -> bool:
+        """Give the kernel what it takes without waiting of the write under way; whether that
+        was all of it."""
+        data, sent = self.outbox.writing, self._sent
+        assert data is not None
+        assert isinstance(self.stream, trio.SocketStream)
+        try:
+            sent += os.write(self.stream.socket.fileno(), memoryview(data)[sent:] if sent else data)
+        except BlockingIOError:
+            return False
+        self._sent = sent
+        return sent == len(data)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from msg.actors.outbox import Budget
+from msg.actors.outbox import Outbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class Context:
     version: str
     # what a durability of "stored" promises with this store; said in `hello`
     stored: str
-    outbound: Budget
+    outbound: Outbound
     declare: "Callable[[Session, Declare], Any]"
     question: "Callable[[Session, Question], Any]"
     broker: "Broker" = attrs.field(init=False, repr=False)

@@ -382,8 +382,11 @@ class QueueActor:
         """Turn after turn, until the queue is deleted."""
         self.turn(self.estate.turn)  # what the last incarnation did not get done
         take = self.handle.mailbox.take
+        outbound = self.services.outbound
         while self.deleted is None:
-            self.turn(await take())
+            mails = await take()
+            with outbound:
+                self.turn(mails)
         await self._end(self.deleted)
 
     async def _end(self, order: Delete) -> None:
@@ -647,6 +650,7 @@ class QueueActor:
         for watcher in self.services.watchers:
             watcher.queue_turn(self, turn, effects, stamp)
         self._tell(turn, effects)
+        self.services.outbound.flush()
         self._commit(stamp)
         self._read_ahead(stamp)
         if ledger.wake_at < self.armed:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from msg.actors.outbox import Budget
+from msg.actors.outbox import Budget, Outbound
 from msg.actors.recent import Recent
 from msg.core.parking import ParkingRules
 from msg.core.wire import IdSource
@@ -49,6 +49,7 @@ class Services:
     topic_settings: "Callable[[str, Mapping[str, Any]], TopicSettings]"
     # (kind, name): the log of a destination that is new
     new_log: "Callable[[str, str], Log]"
+    outbound: Outbound  # all clients' outboxes
     hot_bytes: int = 8 << 20  # of ready messages that one queue keeps in memory
     # all queues' together: beyond it, each keeps HOT_LEAST only, and the log the rest
     hot: Budget = attrs.field(factory=lambda: Budget(48 << 20))

@@ -351,7 +351,7 @@ class TopicActor:
         """Turn after turn, until the topic is deleted or retired."""
         rest = self._first_turn()
         feed = self.estate.feed
-        take = self.handle.mailbox.take
+        take, outbound = self.handle.mailbox.take, self.services.outbound
         while True:
             if rest is not None:
                 await deliver_in_slices(rest.turn.deliveries, self._left_port)
@@ -365,7 +365,9 @@ class TopicActor:
                 await self._retire()
                 if self.retired:
                     return
-            rest = self.turn(await take())
+            mails = await take()
+            with outbound:
+                rest = self.turn(mails)
 
     async def _retire(self) -> None:
         """Nothing is kept: the files go, and then the topic, if it is still not wanted."""
@@ -625,6 +627,7 @@ class TopicActor:
             estate.commits.next.told.append(keep.reply)
         for reply, value in effects.replies:
             reply.set(value)
+        self.services.outbound.flush()
         self._commit(more.stamp)
         self._read_on(more.changes)
         self._look_ahead(more.changes, more.stamp)
