@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from msg.world import World
 
 ROUNDS = 2  # under way at a time
+READ_TOGETHER = 1 << 20  # bytes of several queues' reads, for one trip to a disk thread
 SYNC_THREADS = 4  # of one round: separate files sync side by side (50 files: 5.1 -> 3.0 ms)
 
 T = TypeVar("T")
@@ -67,6 +68,15 @@ class Errand:
 
 class ReplyTo(Protocol):
     def post(self, item: Any) -> object: ...
+
+
+def _read_each(disk: "Disk", jobs: Sequence[Fetched]) -> None:
+    """In a disk thread. What fails is of that job alone."""
+    for job in jobs:
+        try:
+            job.blobs = read(disk, job.plan)
+        except OSError as error:
+            job.error = error
 
 
 class Storekeeper:
@@ -159,18 +169,31 @@ class Storekeeper:
         await self._world.in_disk_thread(lambda: self._write(commits))
 
     async def _run_reads(self) -> None:
-        world = self._world
         while True:
+            together: list[Fetched] = []
+            size = 0
             for job in await self.reads.take():
                 if isinstance(job, Errand):
+                    await self._read_all(together)
+                    together, size = [], 0
                     await self._run_errand(job)
                     continue
-                plan = job.plan
-                try:
-                    job.blobs = await world.in_disk_thread(partial(read, world.disk, plan))
-                except OSError as error:
-                    job.error = error
-                job.reply_to.post(job)
+                together.append(job)
+                size += job.plan.size
+                if size >= READ_TOGETHER:
+                    await self._read_all(together)
+                    together, size = [], 0
+            await self._read_all(together)
+
+    async def _read_all(self, jobs: Sequence[Fetched]) -> None:
+        """With one trip to a disk thread: where a thousand queues each read some of their
+        backlog, the trips are what costs."""
+        if not jobs:
+            return
+        disk = self._world.disk
+        await self._world.in_disk_thread(partial(_read_each, disk, jobs))
+        for job in jobs:
+            job.reply_to.post(job)
 
     async def _run_errand(self, errand: Errand) -> None:
         disk = self._world.disk

@@ -101,6 +101,7 @@ class Index:
         self.live_count = 0
         self.live_bytes = 0
         self.settled = 0  # messages, since this object was made
+        self.highest_settled = 0  # seq
         self._chunks: dict[int, _Chunk] = {}
         self._keys: list[int] = []  # of the chunks, rising
         # seq -> (flags, ordinal, offset, length)
@@ -242,6 +243,8 @@ class Index:
         """These are not live any more. Returns those of them that had been tried."""
         tried: list[int] = []
         at, n = 0, len(seqs)
+        if n and seqs[-1] > self.highest_settled:
+            self.highest_settled = seqs[-1]
         while at < n:
             first = seqs[at]
             end = min(n, at + SETTLE_STEP)

@@ -251,7 +251,11 @@ class Log:
         settled as lost; what was settled meanwhile is left out. `plan.after` moves on."""
         self._apply_settled()
         out: list[Message] = []
-        all_live = plan.settled == self.index.settled
+        # as a rule what is acked meanwhile stands before all that is read ahead
+        all_live = (
+            plan.settled == self.index.settled
+            or self.index.highest_settled < plan.extents[0].seqs[0]
+        )
         pub_of, seed, tries = records.pub_of, self.seed, self.tries
         for extent, blob in zip(plan.extents, blobs, strict=True):
             base = extent.offset
