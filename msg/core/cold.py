@@ -207,17 +207,23 @@ class Cold:
 
         `held_back` are keys of messages that moved in and may not yet be handed out.
         """
-        out: list[Message] = []
-        for message in messages:
-            if message.seq in self.skip:
-                self.skip.discard(message.seq)
-            elif (
-                message.seq > self.to
-                and message.priority == PRIORITY
-                and not message.due
-                and message.key not in held_back  # no publish has the key ""
-            ):
-                out.append(message)
+        out = messages
+        if (
+            self.skip
+            or (messages and messages[0].seq <= self.to)
+            or any([m.priority != PRIORITY or m.due or m.key for m in messages])
+        ):
+            out = []
+            for message in messages:
+                if message.seq in self.skip:
+                    self.skip.discard(message.seq)
+                elif (
+                    message.seq > self.to
+                    and message.priority == PRIORITY
+                    and not message.due
+                    and message.key not in held_back  # no publish has the key ""
+                ):
+                    out.append(message)
         self.to = max(self.to, up_to)
         self._less(len(out))
         return out

@@ -6,7 +6,7 @@ that had it, as long as it waits here: `late` knows whose it was.
 """
 
 import heapq
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from msg.core.books import Books
 from msg.core.cold import Cold
@@ -138,15 +138,23 @@ class Waiting:
             self.cold.note(message)
         return fresh
 
-    def admit(self, messages: Iterable[Message]) -> None:
+    def admit(self, messages: list[Message]) -> None:
         """Those read from the log take their places, and with them what stood aside."""
-        line: list[Message] = []
-        for message in messages:
-            if is_suspect(message):
-                self.put_back(message)
-            elif not self._stands_aside(message):
-                line.append(message)
-        self.ready.append(line)
+        cold = self.cold
+        if (
+            messages[-1:]
+            and messages[-1].seq <= cold.to
+            and not any([m.attempts or m.priority != PRIORITY for m in messages])
+        ):
+            self.ready.append(messages)  # read in order, up to the border, and never tried
+        else:
+            line: list[Message] = []
+            for message in messages:
+                if is_suspect(message):
+                    self.put_back(message)
+                elif not self._stands_aside(message):
+                    line.append(message)
+            self.ready.append(line)
         for message in self.cold.no_longer_aside():
             self.ready.insert(message)
 

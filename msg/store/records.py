@@ -31,7 +31,6 @@ PUB = b'{"op":"pub","seq":'
 _PUB_AT = len(PUB)
 _TOPIC = b'"topic":'
 _ID = b'","message_id":"'
-_ID_BYTES = len(_ID)
 _AT = b'","published_at":"'
 
 encode = msgspec.json.Encoder().encode
@@ -277,14 +276,11 @@ def pub_of(seed: int, line: bytes) -> Message | None:
     text = line[:-CRC_BYTES]
     if line[-CRC_BYTES:] != b',"crc":"%08x"}' % crc32(text, seed) or not text.startswith(PUB):
         return None
-    comma = text.index(b",", _PUB_AT)
-    if not text.startswith(_TOPIC, comma + 1):
+    usual = _USUAL_PUB.match(text)
+    if usual is None:
         return message_of(line)
-    wire = text[comma + 1 :]
-    start = wire.index(_ID) + _ID_BYTES
-    raw = wire[start : wire.index(_AT, start)]
-    message_id = raw.decode() if b"\\" not in raw else id_of(wire)
-    return Message(int(text[_PUB_AT:comma]), message_id, wire)
+    seq, wire, message_id = usual.groups()
+    return Message(int(seq), message_id.decode(), wire)
 
 
 def message_of(line: bytes) -> Message:
@@ -380,6 +376,12 @@ def rfc3339(wall: float) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 
 
+# a pub without options, of a name and an id without escapes; one match takes two thirds of
+# the time of looking for its parts
+_USUAL_PUB = re.compile(
+    rb'\{"op":"pub","seq":(\d+),("topic":"[^"\\]*","message_id":"([^"\\]*)","published_at":".*)',
+    re.DOTALL,
+)
 _OWN_ID = re.compile(r"[0-9a-f]{22,24}")
 _PUBLISHED_AT = re.compile(rb'","published_at":"([^"]{24})"')
 _CLIENT_ID = re.compile(rb'"message_id":"(?![0-9a-f]{22,24}","published_at":")')
