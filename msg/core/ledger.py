@@ -292,7 +292,7 @@ class QueueLedger:
 
     def _admit(self, messages: list[Message], stamp: Stamp) -> None:
         moves = self.moves
-        if not moves.sweeping and not any([m.expires or m.attempts for m in messages]):
+        if not moves.has_order and not any([m.expires or m.attempts for m in messages]):
             self.waiting.admit(messages)  # the usual case: nothing to decide
             self.intake.trim()
             return

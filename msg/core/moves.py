@@ -194,6 +194,11 @@ class Moves:
         self.books.drop([message], why)
 
     @property
+    def has_order(self) -> bool:
+        """Whether a standing order may be for what is read now."""
+        return self._sweeping is not None
+
+    @property
     def sweeping(self) -> bool:
         """Whether a standing order waits for messages that are only in the log."""
         if self._sweeping is None:
