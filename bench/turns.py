@@ -4,9 +4,9 @@
 
 Takes the arguments of `trio-msg`. A turn is all that runs between two waits for I/O; its
 length is what everybody else waits. It is counted in CPU time, so that other processes on the
-same machine do not count. When the broker stops, a line for each length that was
-exceeded goes to the file that TURNS_OUT names (else to stderr), and what the garbage collector
-took of it.
+same machine do not count. When the broker stops, it goes to the file that TURNS_OUT names (else
+to stderr) how many turns exceeded each length, how many tasks ran in the longest one (thousands
+where thousands of clients did something in the same moment), and what the garbage collector took.
 """
 
 import contextlib
@@ -31,14 +31,21 @@ class Turns(trio.abc.Instrument):
         self.turns: list[float] = []
         self.pauses: list[tuple[float, int]] = []
         self._began = self._paused = 0.0
+        self._steps = 0
+        self._longest = (0.0, 0)  # of the turns: seconds, steps of tasks
         self._from = time.monotonic() + START_S
 
     def after_io_wait(self, timeout: float) -> None:
+        self._steps = 0
         self._began = time.thread_time()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._steps += 1
 
     def before_io_wait(self, timeout: float) -> None:
         if time.monotonic() > self._from:
             self.turns.append(time.thread_time() - self._began)
+            self._longest = max(self._longest, (self.turns[-1], self._steps))
 
     def collecting(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
@@ -47,7 +54,7 @@ class Turns(trio.abc.Instrument):
             self.pauses.append((time.thread_time() - self._paused, info["generation"]))
 
     def told(self) -> str:
-        lines = [_told("turns", self.turns)]
+        lines = [f"{_told('turns', self.turns)}; {self._longest[1]} tasks ran in the longest"]
         for generation in range(3):
             mine = [s for s, g in self.pauses if g == generation]
             lines.append(_told(f"collections of generation {generation}", mine))

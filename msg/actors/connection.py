@@ -79,6 +79,7 @@ class Connection:
         self._drained: trio.Event | None = None
         self.task: trio.lowlevel.Task | None = None  # the reader's, for dumps
         self._fault: Exception | None = None
+        self._gone = ""  # how the writer found that the client is
         self._sent = 0  # bytes of the write under way that the kernel has
         self._broken: OSError | None = None  # by a direct write: the writer raises it
         self._more_to_read = False  # the last read took all that it may: there is more
@@ -90,25 +91,37 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self.outbox.on_fault = partial(self._fail, nursery.cancel_scope)
-                nursery.start_soon(self._write_all, name=f"writer {self.number}")
-                why = await self._read_all()
+                nursery.start_soon(
+                    self._write_until_gone, nursery.cancel_scope, name=f"writer {self.number}"
+                )
+                # an error that passed through the nursery would leave a cycle behind
+                try:
+                    why = await self._read_all()
+                except Cut as cut:
+                    why = str(cut)
+                except _GONE as gone:
+                    why = f"reset: {gone}"
                 nursery.cancel_scope.cancel()
-        except* Cut as cuts:
-            why = str(_first(cuts))
-        except* _GONE as gone:
-            why = f"reset: {_first(gone)}"
         finally:
             self.session.close()
             self.outbox.close()
         if self._fault is not None:
             raise self._fault
-        return why
+        return why or self._gone
 
     def _fail(self, everything: trio.CancelScope, error: Exception) -> None:
         """A bug that showed while another actor told us something."""
         if self._fault is None:
             self._fault = error
             everything.cancel("a bug")
+
+    def let_go(self) -> None:
+        """It has ended: leave no cycle behind, so that its memory is free when the last refers to
+        it no more. Else it would wait for a full collection, which stops everybody."""
+        self.outbox.on_slow = self.outbox.direct = None
+        self.outbox.on_fault = _ignore
+        self.session.let_go()
+        self.task = self._broken = None
 
     def _slow(self, sub: str | None, dropped: int) -> None:
         """A subscription does not keep up and has lost messages."""
@@ -268,6 +281,13 @@ class Connection:
 
     # -- writing ----------------------------------------------------------------------------
 
+    async def _write_until_gone(self, everything: trio.CancelScope) -> None:
+        try:
+            await self._write_all()
+        except _GONE as gone:
+            self._gone = f"reset: {gone}"
+            everything.cancel("the client is gone")
+
     async def _write_all(self) -> None:
         outbox = self.outbox
         send = self._sender()
@@ -399,8 +419,5 @@ class Connection:
         return sent == len(data)
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _ignore(_error: Exception) -> None:
+    """A bug in what would have been told to a client that is gone."""

@@ -151,7 +151,10 @@ class Connections:
             context.counters.connections += 1
             log.debug("connected", conn=number, peer=peer)
             try:
-                why = await connection.run()
+                try:
+                    why = await connection.run()
+                finally:
+                    connection.let_go()
             except Exception as error:  # contained here: a bug in one connection is its own
                 context.counters.crashed += 1
                 log.error(

@@ -680,6 +680,13 @@ class Session:
             port.queue.post(queues.Detach(port, port.close()))
         self.subs.clear()
 
+    def let_go(self) -> None:
+        """After `close`: refer to nothing that refers back (see `Connection.let_go`)."""
+        self.on_answered = None
+        for port in self.ports:
+            port.on_got = port.on_refused = port.on_ended = None
+        del self._unasked
+
 
 HELLO_LIMITS = frozenset(
     ["frame_bytes", "subscriptions", "in_flight", "outbound_bytes", "subscriber_messages",

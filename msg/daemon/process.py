@@ -1,7 +1,6 @@
 """What a broker asks of its process: file descriptors, the thread switch, the port file."""
 
 import contextlib
-import gc
 import ipaddress
 import os
 import socket
@@ -43,12 +42,6 @@ def raise_file_limit(settings: Settings) -> tuple[int, int]:
 def share_the_interpreter() -> None:
     """Let other threads have the interpreter soon, the commit thread above all."""
     sys.setswitchinterval(SWITCH_SECONDS)
-
-
-def settle_the_collector() -> None:
-    """All that the start has made stays: collections need not walk through it any more."""
-    gc.collect()
-    gc.freeze()
 
 
 def is_loopback(host: str) -> bool:

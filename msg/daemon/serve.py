@@ -23,13 +23,13 @@ import trio
 from msg import __version__
 from msg.config import ConfigError, Settings, load, reload
 from msg.daemon import exits, page, tracing
+from msg.daemon.collector import Collector
 from msg.daemon.logs import Logs, configure
 from msg.daemon.process import (
     CannotCreate,
     is_loopback,
     port_file,
     raise_file_limit,
-    settle_the_collector,
     share_the_interpreter,
     show_address,
 )
@@ -181,6 +181,9 @@ class Daemon:
                 if self.settings.otel != "off":
                     at_end.callback(tracing.start(cast("Any", self.broker), self.settings))
                 at_end.enter_context(port_file(self.settings.port_file, self._port()))
+                collector = Collector()
+                collector.settle()
+                nursery.start_soon(collector.run)
                 self._announce()
                 if address is not None and listeners:
                     at = await page.start(self.broker, listeners, address, self.settings, world)
@@ -209,7 +212,6 @@ class Daemon:
         if not self.logs.text:  # a person has just read it
             log.info("ready", addresses=addresses, data_dir=data_dir, version=__version__,
                      pid=os.getpid(), config=self.settings.config)  # fmt: skip
-        settle_the_collector()
         self.notifier.ready(f"listening on {', '.join(addresses)}")
 
     async def _feed_watchdog(self) -> None:

@@ -1,0 +1,62 @@
+"""A connection that has ended is free soon: nothing of it waits for a full collection.
+
+Of a reset one some errors, which are new then, refer to each other: the young generations do.
+"""
+
+import gc
+import weakref
+
+import pytest
+
+from tests.actors.kit import running, settled
+
+
+@pytest.fixture
+def no_collections():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def closes(client):
+    client.close()
+
+
+async def is_reset(client):
+    client.reset()
+
+
+async def ends_its_requests(client):
+    await client.eof()
+    await client.closed()
+
+
+async def is_refused(client):
+    await client.raw(b"\xff\n" * 200)
+    await client.closed()
+
+
+@pytest.mark.parametrize("end", [closes, is_reset, ends_its_requests, is_refused])
+async def test_a_connection_that_ended_leaves_no_cycle(autojump_clock, no_collections, end):
+    async with running() as broker:
+        client = broker.client()
+        await client.publish("jobs", 1)
+        await client.subscribe("news", mode="pubsub")
+        await client.subscribe("news.*", mode="pubsub")
+        await client.subscribe("jobs", prefetch=5)
+        await client.expect("message", message=1)
+        await client.ask("ack", tag=1)
+        await client.send(action="get", topic="others", wait=60, id="g")
+        await client.publish("news", 2, mode="pubsub")
+        await settled()
+        gc.collect()  # from here on all of it is old
+        connection = broker.connection(1)
+        left = [weakref.ref(connection), weakref.ref(connection.session)]
+        del connection
+        await end(client)
+        del client
+        await broker.client().silence(100)  # the waiting get is answered, too
+        assert not broker.broker.connections.open.get(1)
+        gc.collect(1)
+        assert [ref() for ref in left] == [None, None]
