@@ -167,12 +167,12 @@ class Session:
         for (mode, name, _), batch in batches.items():
             self.unanswered += 1
             try:
-                await self._hand_over(batch, mode, name)
+                await self._hand_over(batch, mode, name, alone=len(batches) == 1)
             except ClientError as error:
                 batch.fail_all(error)
                 batch.answer()
 
-    async def _hand_over(self, batch: PublishBatch, mode: str, name: str) -> None:
+    async def _hand_over(self, batch: PublishBatch, mode: str, name: str, *, alone: bool) -> None:
         context = self.context
         if context.draining:
             raise ClientError("draining", "the broker is stopping; publish to its successor")
@@ -183,7 +183,7 @@ class Session:
                 if mode == "queue":
                     await (await self._queue(name)).publish(batch)
                 else:
-                    await (await self._topic(name)).publish(batch)
+                    await (await self._topic(name)).publish(batch, alone=alone)
             except ActorStopped:
                 continue
             return
