@@ -41,7 +41,9 @@ class Load:
 
     mode: str = "queue"  # or "pubsub"
     run: str = "run"  # in the names of the destinations
-    names: int = 1  # destinations, over which everything is spread
+    # destinations: each consumer hears some, each producer goes round all of them, or has one
+    # of its own where there are enough producers
+    names: int = 1
     producers: int = 1  # connections
     consumers: int = 1  # connections; of a topic each hears all
     size: int = 200  # of a body
@@ -64,6 +66,13 @@ class Load:
 
     def tail(self) -> bytes:
         return b"x" * max(0, self.size - STAMP_BYTES - 2) + b'"}\n'
+
+    def sent_by(self, producer: int) -> list[int]:
+        """The destinations of one producer, in the order that it goes round them."""
+        if self.names <= self.producers:
+            return [producer % self.names]
+        first = producer * BATCH % self.names
+        return [(first + n) % self.names for n in range(self.names)]
 
     def heard_by(self, consumer: int) -> list[int]:
         """The destinations of one consumer."""
@@ -108,15 +117,16 @@ class Lines:
 class Producer:
     """One publishing connection. Never blocks; `step` does what can be done now."""
 
-    def __init__(self, load: Load, connection: socket.socket, first: int) -> None:
+    def __init__(self, load: Load, connection: socket.socket, number: int) -> None:
         self.load = load
         self.socket = connection
         self.unsent = memoryview(b"")
         self.sent = self.confirmed = 0
         self.spread: dict[int, int] = {}
         self._lines = Lines()
-        self._heads, self._tail = load.heads(), load.tail()
-        self._at = first
+        heads, self._tail = load.heads(), load.tail()
+        self._heads = [heads[n] for n in load.sent_by(number)]
+        self._at = 0
         self._batch = min(BATCH, load.window)
         self._under_way: deque[tuple[int, int]] = deque()  # (count when acked, sent at)
         connection.setblocking(False)
@@ -167,7 +177,7 @@ def produce(load: Load, host: str, port: int, board: Board, pipe: Connection) ->
         from msg.bench.spread import Spread
 
         spread = Spread()
-        some = [Producer(load, dial(host, port), n * BATCH) for n in range(load.producers)]
+        some = [Producer(load, dial(host, port), n) for n in range(load.producers)]
         poll = select.poll()
         by_fd = {producer.socket.fileno(): producer for producer in some}
         for fd in by_fd:
