@@ -187,6 +187,7 @@ def produce(load: Load, host: str, port: int, board: Board, pipe: Connection) ->
         begun = time.perf_counter()
         while True:
             moved = False
+            some.append(some.pop(0))  # whoever is first gets most of what room there is
             for producer in some:
                 if not producer.unsent and not board[STOP] and producer.may_send:
                     room = _room(load, board, begun)
