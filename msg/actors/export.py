@@ -4,7 +4,6 @@ A page is by seq and not by position, so it stays right while messages come and 
 the bytes that came in; nothing is decoded.
 """
 
-import heapq
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,9 +36,7 @@ async def export(context: "Context", question: "commands.Question") -> Row:
             logged += run[: most - len(logged)]
             if len(logged) >= most:
                 break
-        kept = actor.estate.kept
-        memory = heapq.nsmallest(most, [seq for seq in kept if seq > after])
-        return logged, [kept[seq] for seq in memory]
+        return logged, actor.estate.in_memory_after(after, most)
 
     logged, kept = await ask(queue, seqs_after)
     last = sorted([*logged, *[m.seq for m in kept]])[:most]

@@ -129,6 +129,16 @@ def ready_in_memory(ledger: "QueueLedger") -> Iterator[Message]:
     yield from ledger.waiting
 
 
+def ready_ids(ledger: "QueueLedger", message_id: str) -> Iterator[tuple[int, Message]]:
+    """Those in memory with this id, each with how many stand before it."""
+    yield from ledger.waiting.find(message_id)
+
+
+def ready_seqs(ledger: "QueueLedger") -> set[int]:
+    """Of those in memory."""
+    return set(ledger.waiting.seqs())
+
+
 def connection_numbers(broker: "Broker") -> dict[object, int]:
     """The number of the connection behind an outbox."""
     return {c.outbox: number for number, c in broker.connections.open.items()}

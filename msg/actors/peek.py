@@ -22,6 +22,7 @@ from msg.actors.glance import (
     ledger_of,
     moving_in,
     ready_in_memory,
+    ready_seqs,
     suspects,
 )
 from msg.core.message import DURABILITY_NAMES, Message
@@ -119,9 +120,9 @@ async def _on_disk(queue: "Queue", most: int) -> list[Found]:
     actor, ledger = queue.actor, ledger_of(queue)
     if actor is None or ledger is None or most <= 0 or queue.restarts.failed:
         return []
-    if ledger.states()["ready"] <= sum([1 for _ in ready_in_memory(ledger)]):
+    here = ready_seqs(ledger)
+    if ledger.states()["ready"] <= len(here):
         return []
-    here = {m.seq for m in ready_in_memory(ledger)}
     here.update([seq for c in ledger.consumers.values() for seq in c.leases])
     here.update([seq for _, seq, _ in delayed(ledger)])
     here.update(ledger.committing)

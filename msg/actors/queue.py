@@ -13,6 +13,7 @@ nowhere else: the next incarnation reads its log again, takes the table of what 
 holds, and does the failed turn anew, without the command that broke it.
 """
 
+import heapq
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,9 +28,11 @@ from msg.actors.timer import Tick
 from msg.core.batches import Failure, PublishBatch, Settlement
 from msg.core.credit import Consumer, Port
 from msg.core.dedup import DedupWindow
+from msg.core.deep import Repacking
 from msg.core.lazily import Lazily
 from msg.core.ledger import Gauge, QueueLedger, Turn
 from msg.core.message import MEMORY, STORED, Message
+from msg.core.packed import Packed
 from msg.core.wire import Stamp
 from msg.errors import ClientError
 from msg.store.records import Remembered
@@ -218,6 +221,7 @@ class Estate:
     """What survives a crash of the actor. Changed in `_carry_out` and `_committed` only."""
 
     kept: dict[int, Message] = attrs.field(factory=dict)  # durability "memory": seq -> message
+    packed: dict[int, Packed] = attrs.field(factory=dict)  # more of them: first seq -> run
     consumers: dict[Port, Consumer] = attrs.field(factory=dict)
     pulls: dict[Port, int] = attrs.field(factory=dict)  # `get`s under way: what they still want
     leaving: "dict[str, tuple[Message, str, Message]]" = attrs.field(factory=dict)
@@ -233,6 +237,29 @@ class Estate:
     turn: list[Mail] = attrs.field(factory=list)
     culprit: int = -1  # which of it was being heard; -1 = none of it
     suspect: Mail | None = None  # a fact that was the culprit once
+
+    def in_memory_after(self, after: int, most: int) -> list[Message]:
+        """The first messages of durability "memory" behind this place, in order of seq."""
+        found = [message for seq, message in self.kept.items() if seq > after]
+        opened = 0
+        for first in sorted(self.packed):  # runs do not overlap
+            run = self.packed[first]
+            if run.last > after and opened < most:
+                messages = [message for message in run.unpack() if message.seq > after]
+                found += messages
+                opened += len(messages)
+        return heapq.nsmallest(most, found, key=lambda message: message.seq)
+
+    def repack(self, changes: Sequence[Repacking]) -> None:
+        """Runs were made of what is kept, or opened."""
+        for run, messages in changes:
+            if messages is None:
+                self.packed[run.first] = run
+                for seq in run.seqs:
+                    self.kept.pop(seq, None)
+            else:
+                self.packed.pop(run.first, None)
+                self.kept.update(zip(run.seqs, messages, strict=False))  # of all, or none
 
 
 # -- the actor ------------------------------------------------------------------------------
@@ -315,6 +342,7 @@ class QueueActor:
             next_seq=max(log.next_seq, estate.next_seq),
             dead_name=self.services.dead_name(self.name),
             hot_bytes=self.services.hot_bytes,
+            packing=self.services.packing,
             dedup=estate.dedup,
             parking=self.services.parking,
             oldest_cold=log.live_after,
@@ -329,6 +357,7 @@ class QueueActor:
             logged=log.live_count,
             size=log.live_bytes,
             kept=estate.kept,
+            packed=estate.packed.values(),
             leaving=estate.leaving,
             unreleased=estate.unreleased,
             move_keys=recovered.move_keys,
@@ -619,6 +648,8 @@ class QueueActor:
             log.settle(turn.settled)
         if turn.kept:
             estate.kept.update({message.seq: message for message in turn.kept})
+        if turn.repacked:
+            estate.repack(turn.repacked)
         for seq in turn.unkept:
             estate.kept.pop(seq, None)
         if turn.rare:

@@ -7,6 +7,7 @@ import attrs
 
 from msg.actors.outbox import Budget, Outbound
 from msg.actors.recent import Recent
+from msg.core.deep import Packing
 from msg.core.parking import ParkingRules
 from msg.core.wire import IdSource
 
@@ -51,6 +52,7 @@ class Services:
     new_log: "Callable[[str, str], Log]"
     outbound: Outbound  # all clients' outboxes
     hot_bytes: int = 8 << 20  # of ready messages that one queue keeps in memory
+    packing: Packing = attrs.field(factory=Packing)  # of a long line that is in memory only
     # all queues' together: beyond it, each keeps HOT_LEAST only, and the log the rest
     hot: Budget = attrs.field(factory=lambda: Budget(48 << 20))
     backlog: Budget = attrs.field(factory=lambda: Budget(64 << 20))  # of all topics' backlogs

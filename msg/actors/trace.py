@@ -20,7 +20,7 @@ from msg.actors.glance import (
     delayed,
     ledger_of,
     moving_in,
-    ready_in_memory,
+    ready_ids,
     suspects,
 )
 from msg.actors.peek import read_messages, shown
@@ -230,13 +230,12 @@ class Tracer:
                         text += ", its frame not yet written"
                     yield "leased", message, f"{text}."
         alone = {message.seq for message in suspects(ledger)}
-        for place, message in enumerate(ready_in_memory(ledger)):
-            if message.id == wanted:
-                text = "It is ready, and the next to be handed out." if not place else (
-                    f"It is ready, {place:,} before it.")  # fmt: skip
-                if message.seq in alone:
-                    text = "It waits to be tried alone, since its consumers died of it or with it."
-                yield "ready", message, text
+        for place, message in ready_ids(ledger, wanted):
+            text = "It is ready, and the next to be handed out." if not place else (
+                f"It is ready, {place:,} before it.")  # fmt: skip
+            if message.seq in alone:
+                text = "It waits to be tried alone, since its consumers died of it or with it."
+            yield "ready", message, text
         for due, _, message_or_none in delayed(ledger):
             if message_or_none is not None and message_or_none.id == wanted:
                 at = rfc3339(world.wall() + due - now)

@@ -7,7 +7,7 @@
 `turn` through here, so that no message ends uncounted and none is counted twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import inf
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,10 +16,12 @@ import attrs
 from msg.core.credit import Port
 from msg.core.lazily import Lazily
 from msg.core.message import Attempt, Message
+from msg.core.packed import Packed
 from msg.core.settings import QueueSettings
 
 if TYPE_CHECKING:
     from msg.core.batches import PublishBatch
+    from msg.core.deep import Repacking
 
 Leaving = tuple[Message, str, Message]  # the message here, where it goes, the message there
 
@@ -28,8 +30,8 @@ class Turn(Lazily):
     """What one turn of a queue wants done. The actor carries it out; nothing here waits."""
 
     __slots__ = ("answers", "arrived", "dead", "deliveries", "drops", "kept", "lapsed", "leaving",
-                 "left", "logged", "moves", "parked", "pulled", "released", "settled", "tried",
-                 "unkept", "waiting")  # fmt: skip
+                 "left", "logged", "moves", "parked", "pulled", "released", "repacked", "settled",
+                 "tried", "unkept", "waiting")  # fmt: skip
     RARE: ClassVar[dict[str, type]] = {
         "tried": list, "drops": list, "dead": list, "moves": list, "leaving": dict, "left": list,
         "arrived": list, "released": list, "lapsed": list, "pulled": list,
@@ -52,7 +54,8 @@ class Turn(Lazily):
         self.logged: list[Message] = []  # to the log
         self.kept: list[Message] = []  # to memory only
         self.settled: list[int] = []  # in the log
-        self.unkept: list[int] = []  # leave memory
+        self.repacked: Sequence[Repacking] = ()  # of what is kept, in this order
+        self.unkept: list[int] = []  # leave memory; after all this
         self.answers: list[PublishBatch] = []  # at once
         self.waiting: list[PublishBatch] = []  # when committed
         self.deliveries: list[tuple[Port, list[Message], int]] = []  # and bytes
@@ -142,11 +145,13 @@ class Books:
             self.memory_bytes += size
             self.turn.kept += messages
 
-    def recall(self, logged: int, size: int, kept: list[Message]) -> None:
+    def recall(
+        self, logged: int, size: int, kept: Collection[Message], packed: Collection[Packed]
+    ) -> None:
         """Begin with these: so many in the log, of so many bytes, and some in memory only."""
-        self.counts.accepted = logged + len(kept)
+        self.counts.accepted = logged + len(kept) + sum(map(len, packed))
         self._away, self._away_bytes = logged, size
-        self.memory_bytes = sum([len(m.wire) for m in kept])
+        self.memory_bytes = sum([len(m.wire) for m in kept]) + sum([r.bytes for r in packed])
         self._known = self.memory_bytes
 
     def send_away(self, messages: Sequence[Message]) -> None:
@@ -207,6 +212,19 @@ class Books:
             self.turn.dead.append((message.seq, to, key, why))
         else:
             self.turn.unkept.append(message.seq)
+
+    def purge(self, messages: Sequence[Message], packed: Sequence[Packed], away: int) -> int:
+        """All of these are dropped, and so many that are only in the log. Returns the number;
+        what is in the log is the caller's to record."""
+        self.uncount(messages)
+        size = sum([run.bytes for run in packed])
+        self._known -= size
+        self.memory_bytes -= size
+        self.forget_away(away)
+        self.turn.unkept += [m.seq for m in messages if not m.durability]
+        count = len(messages) + sum(map(len, packed)) + away
+        self.counts.purged += count
+        return count
 
     def uncount(self, messages: Sequence[Message]) -> None:
         self._known -= sum([len(m.wire) for m in messages])

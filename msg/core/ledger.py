@@ -22,8 +22,9 @@ The rules are in parts, each with one idea; here they are put together:
     books     what became of everything; `check` says that it adds up
 """
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -31,12 +32,14 @@ from msg.core.batches import Failure, PublishBatch
 from msg.core.books import Books, Counts, Gauge, Leaving, Turn
 from msg.core.credit import Consumer, Consumers, Port
 from msg.core.dedup import DedupWindow
+from msg.core.deep import Packing
 from msg.core.delayed import Delayed
 from msg.core.dispatch import Dispatch
 from msg.core.intake import Intake
 from msg.core.leases import Leases
 from msg.core.message import PRIORITY, Message
 from msg.core.moves import Edit, Moves, Select
+from msg.core.packed import Packed
 from msg.core.parking import ParkingRules
 from msg.core.ready import ReadyLine
 from msg.core.settings import QueueSettings
@@ -46,13 +49,15 @@ from msg.errors import ClientError
 
 __all__ = ["Counts", "Gauge", "QueueLedger", "Turn"]
 
+PACKING = Packing()
 PURGE_STEP = 1 << 16  # seqs looked at together
 
 
 class QueueLedger:
     """All of one queue's rules. `next_seq` is the first free place in line.
 
-    `hot_bytes` bounds the ready messages kept in memory; `dead_name` is "" for a dead queue,
+    `hot_bytes` bounds the ready messages kept in memory of those that are in the log too,
+    `packing` says how long a line of the others is packed; `dead_name` is "" for a dead queue,
     which has no max_deliveries; `oldest_cold(after, n)` names up to n live seqs that are in
     the log, rising.
     """
@@ -65,6 +70,7 @@ class QueueLedger:
         next_seq: int = 1,
         dead_name: str = "",
         hot_bytes: int = 8 << 20,
+        packing: Packing = PACKING,
         dedup: DedupWindow | None = None,
         parking: ParkingRules | None = None,
         oldest_cold: Callable[[int, int], list[int]] | None = None,
@@ -76,7 +82,7 @@ class QueueLedger:
             dedup = DedupWindow(settings.dedup_window, settings.dedup_ids)
         self.dedup = dedup
         self.dedup.rollback()  # of a turn that failed
-        self.waiting = Waiting(self.books, hot_bytes)
+        self.waiting = Waiting(self.books, hot_bytes, packing)
         self.moves = Moves(self.books, self.waiting)
         self.intake = Intake(
             self.books, self.waiting, self.moves, self.dedup, next_seq, parking or ParkingRules()
@@ -189,6 +195,8 @@ class QueueLedger:
         """What the turn that ends now wants done. From here on it cannot fail."""
         books, parking = self.books, self.intake.parking
         turn, books.turn = books.turn, Turn()
+        if self.waiting.ready.packer.changes:
+            turn.repacked = self.waiting.ready.packer.take_changes()
         self.dedup.confirm()
         if parking.changed:
             parking.changed = False
@@ -239,16 +247,12 @@ class QueueLedger:
     def purge(self) -> int:
         """Drop what is ready or delayed. What is leased stays with its holder."""
         books = self.books
-        gone, away = self.waiting.clear(self.intake.next_seq - 1)
-        books.uncount(gone)
-        books.forget_away(away)
-        books.turn.unkept += [m.seq for m in gone if not m.durability]
+        gone, packed, away = self.waiting.clear(self.intake.next_seq - 1)
         if away:
             books.turn.drops += [("purged", seqs) for seqs in self._in_log()]
         elif logged := [m.seq for m in gone if m.durability]:
             books.turn.drops.append(("purged", logged))
-        books.counts.purged += len(gone) + away
-        return len(gone) + away
+        return books.purge(gone, packed, away)
 
     def _in_log(self) -> list[Sequence[int]]:
         """All that the log has, but what is leased or on its way, or has just ended."""
@@ -343,6 +347,7 @@ class QueueLedger:
         logged: int,
         size: int,
         kept: Mapping[int, Message],
+        packed: Collection[Packed] = (),
         leaving: Mapping[str, Leaving],
         unreleased: set[str],
         move_keys: Mapping[str, int],
@@ -352,12 +357,12 @@ class QueueLedger:
         """Begin with what the store has: `logged` live messages of `size` bytes, all cold.
 
         `special` are those of another priority or with a due time: (seq, priority, due). `kept`
-        are the memory-only ones. `leased` are the seqs that consumers hold (`restore` follows),
-        `leaving` the moves under way, which are sent again.
+        and `packed` are the memory-only ones. `leased` are the seqs that consumers hold
+        (`restore` follows), `leaving` the moves under way, which are sent again.
         """
         cold, delayed = self.waiting.cold, self.waiting.delayed
         rows = {seq: (priority, due) for seq, priority, due in special}
-        self.books.recall(logged, size, list(kept.values()))
+        self.books.recall(logged, size, kept.values(), packed)
         priorities = {seq: row[0] for seq, row in rows.items()}
         self.moves.recall(leaving, unreleased, kept, move_keys, priorities)
         out = [message for message, _, _ in leaving.values()]
@@ -381,8 +386,16 @@ class QueueLedger:
             cold.to = self.intake.next_seq - 1
         arrived = {m.seq for m in self.moves.arrived.values()}
         entering = [kept[s] for s in sorted(kept) if s not in elsewhere and s not in arrived]
-        self.waiting.expiring = any([m.expires for m in kept.values()])
-        self.waiting.enter(entering, stamp)
+        self.waiting.expiring = any([m.expires for m in kept.values()]) or any(
+            [run.expires for run in packed]
+        )
+        done = 0
+        for run in sorted(packed, key=lambda run: run.first):
+            before = bisect_left(entering, run.first, done, key=lambda m: m.seq)
+            self.waiting.enter(entering[done:before], stamp)
+            self.waiting.enter_run(run)
+            done = before
+        self.waiting.enter(entering[done:], stamp)
 
     def restore(self, port: Port, leases: Iterable[Message]) -> None:
         """After a crash of the actor: what this consumer's session says it holds."""

@@ -11,8 +11,10 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from msg.core.books import Books
 from msg.core.cold import Cold
 from msg.core.credit import Port
+from msg.core.deep import Packing
 from msg.core.delayed import Delayed
 from msg.core.message import PRIORITY, Message
+from msg.core.packed import Packed
 from msg.core.ready import ReadyLine
 from msg.core.wire import Stamp
 
@@ -28,9 +30,9 @@ class Waiting:
 
     __slots__ = ("_suspects", "books", "cold", "delayed", "expiring", "late", "ready")
 
-    def __init__(self, books: Books, hot_bytes: int) -> None:
+    def __init__(self, books: Books, hot_bytes: int, packing: Packing) -> None:
         self.books = books
-        self.ready = ReadyLine()
+        self.ready = ReadyLine(packing)
         self.cold = Cold(hot_bytes)
         self.delayed = Delayed()
         self.late: dict[int, tuple[Port, Message]] = {}
@@ -40,7 +42,8 @@ class Waiting:
     # -- coming -------------------------------------------------------------------------
 
     def enter(self, messages: list[Message], stamp: Stamp) -> None:
-        """First deliveries take their place, in order of seq: delayed, ready, or cold."""
+        """First deliveries of one durability take their places, in order of seq: delayed,
+        ready, or cold."""
         if any([m.due for m in messages]):
             messages = self._delay_some(messages, stamp)
         if not messages:
@@ -48,7 +51,10 @@ class Waiting:
         cold, main = self.cold, self.ready.main
         if (
             cold.count
-            or main.bytes + len(messages) * len(messages[0].wire) >= cold.hot_bytes  # about
+            or (
+                messages[0].durability
+                and main.bytes + len(messages) * len(messages[0].wire) >= cold.hot_bytes  # about
+            )
             or any([m.priority != PRIORITY for m in messages])
         ):
             away: list[Message] = []
@@ -63,6 +69,15 @@ class Waiting:
         last = messages[-1]
         if last.durability:
             cold.to = max(cold.to, last.seq)
+
+    def enter_run(self, run: Packed) -> None:
+        """After a crash: those that were packed. Behind all that have entered so far."""
+        if not self.cold.count or run.last <= self.cold.to:
+            self.ready.main.append_run(run)
+            return
+        for message in self.ready.packer.open(run):
+            if not self._stands_aside(message):
+                self.ready.main.append([message])
 
     def _delay_some(self, messages: list[Message], stamp: Stamp) -> list[Message]:
         ready: list[Message] = []
@@ -227,15 +242,16 @@ class Waiting:
         self._not_late(out)
         return out
 
-    def clear(self, up_to: int) -> tuple[list[Message], int]:
-        """All goes: those in memory, and how many were only in the log."""
+    def clear(self, up_to: int) -> tuple[list[Message], list[Packed], int]:
+        """All goes: those in memory, those packed, and how many were only in the log."""
         away = len(self.cold) + len(self.delayed) - len(self.delayed.hot)
-        out = self.ready.remove_if(lambda _: True) + self.suspects + self.cold.asides
+        out, runs = self.ready.clear()
+        out += self.suspects + self.cold.asides
         self._suspects.clear()
         out += self.delayed.clear()
         self.cold.clear(up_to)
         self.late.clear()
-        return out, away
+        return out, runs, away
 
     def _not_late(self, messages: Sequence[Message]) -> None:
         if self.late:
@@ -260,4 +276,23 @@ class Waiting:
 
     def holds(self, seq: int) -> bool:
         """Whether this one is in memory here. Walks."""
-        return seq in self.delayed.hot or any(m.seq == seq for m in self)
+        asides = [m.seq for m in (*self.suspects, *self.cold.asides)]
+        return seq in self.delayed.hot or seq in asides or seq in self.ready.seqs()
+
+    def seqs(self) -> Iterator[int]:
+        """Of the ready ones in memory, in no order."""
+        yield from [m.seq for m in self.suspects]
+        yield from self.ready.seqs()
+        yield from [m.seq for m in self.cold.asides]
+
+    def find(self, message_id: str) -> Iterator[tuple[int, Message]]:
+        """The ready ones in memory with this id, each with how many stand before it."""
+        for place, message in enumerate(self.suspects):
+            if message.id == message_id:
+                yield place, message
+        before = len(self._suspects)
+        for place, message in self.ready.find(message_id):
+            yield before + place, message
+        for place, message in enumerate(self.cold.asides, before + len(self.ready)):
+            if message.id == message_id:
+                yield place, message

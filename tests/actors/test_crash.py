@@ -9,6 +9,7 @@ import trio
 from msg.actors import ports
 from msg.actors.ports import QueuePort
 from msg.actors.session import Session
+from msg.core.deep import Packing
 from msg.core.ledger import QueueLedger
 from msg.protocol import encode
 from msg.store.log import Log as StoreLog
@@ -317,6 +318,35 @@ async def test_a_crash_in_the_middle_of_a_move(
         assert (await dead.ask("ack", tags=[1, 2]))["count"] == 2
         stats = {row["name"]: row for row in (await dead.ask("stats"))["queues"]}
         assert (stats["jobs"]["pending"], stats["jobs.dead"]["pending"]) == (0, 0)
+
+
+@pytest.mark.parametrize("phase", ["dispatch", "purge"])
+async def test_what_is_packed_survives_it_as_it_is(autojump_clock, monkeypatch, phase):
+    async with running(errors=CRASHED) as broker:
+        broker.broker.context.services.packing = Packing(run=4, head=2, still=0, above=0)
+        client, worker = broker.client(), broker.client()
+        await worker.subscribe("jobs", prefetch=3)
+        for n in range(16):
+            await client.publish("jobs", n, durability="memory")
+        assert await worker.messages(3) == [0, 1, 2]
+        estate = broker.queue("jobs").estate
+        assert estate is not None
+        runs = dict(estate.packed)
+        assert [list(run.seqs) for run in runs.values()] == [[6, 7, 8, 9], [10, 11, 12, 13]]
+        plant = Plant(monkeypatch, QueueLedger, phase, after=True)
+        purged = await client.ask("purge", topic="jobs")
+        await settled()
+        assert plant.hits == 1
+        if phase == "purge":
+            assert purged["code"] == "internal"
+            assert estate.packed == runs
+            assert len(estate.kept) == 8
+            await worker.send(action="ack", tags=[1, 2, 3])
+            assert await drained(worker, 10) == [*range(3, 13)]
+        purged = await client.ask("purge", topic="jobs")
+        assert not estate.packed
+        assert {m.seq for m in estate.kept.values()} <= {*range(17)}
+        broker.check()
 
 
 async def test_a_crash_with_parked_publishes(autojump_clock, monkeypatch):

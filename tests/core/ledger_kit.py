@@ -21,6 +21,7 @@ from msg.core.batches import Failure, PublishBatch
 from msg.core.books import Leaving, Turn
 from msg.core.commands import Publish
 from msg.core.credit import Consumer
+from msg.core.deep import Packing
 from msg.core.ledger import QueueLedger
 from msg.core.message import DURABILITIES, STORED, Attempt, Message
 from msg.core.settings import QueueSettings
@@ -29,6 +30,7 @@ from msg.errors import ClientError
 
 if TYPE_CHECKING:
     from msg.core.dedup import DedupWindow
+    from msg.core.packed import Packed
 
 WALL = 1_764_000_000.0
 
@@ -184,6 +186,7 @@ class Desk:
         name: str = "jobs",
         *,
         hot_bytes: int = 8 << 20,
+        packing: Packing | None = None,
         dead_name: str | None = None,
         durability: str = "stored",
         **settings: Any,
@@ -191,12 +194,14 @@ class Desk:
         self.name = name
         self.settings = QueueSettings(durability=durability, **settings)
         self.hot_bytes = hot_bytes
+        self.packing = packing or Packing()
         self.dead_name = f"{name}.dead" if dead_name is None else dead_name
         self.now = 1000.0
         self.jump = 0.0  # of the wall clock
         self.ids = IdSource(7)
         self.log = FakeLog()
         self.kept: dict[int, Message] = {}
+        self.packed: dict[int, Packed] = {}
         self.workers: dict[Any, Consumer] = {}
         self.leaving: dict[str, Leaving] = {}
         self.unreleased: set[str] = set()
@@ -223,6 +228,7 @@ class Desk:
             next_seq=self.next_seq,
             dead_name=self.dead_name,
             hot_bytes=self.hot_bytes,
+            packing=self.packing,
             dedup=self.dedup,
             oldest_cold=self.log.live_after,
         )
@@ -262,6 +268,7 @@ class Desk:
         for seq, to, _, _ in turn.dead:
             self.log.end([seq], f"moved to {to}")
         self.kept.update({m.seq: m for m in turn.kept})
+        self._repack(turn)
         for seq in turn.unkept:
             del self.kept[seq]
         self.leaving |= turn.leaving
@@ -286,6 +293,21 @@ class Desk:
         self.pulls = {c.port: c.pull_left for c in self.ledger.pulling}
         self._plan_reads()
         return turn
+
+    def _repack(self, turn: Turn) -> None:
+        for run, messages in turn.repacked:
+            if messages is None:
+                assert run.first not in self.packed
+                self.packed[run.first] = run
+                for seq in run.seqs:
+                    del self.kept[seq]
+            else:
+                assert self.packed.pop(run.first) is run
+                assert [m.seq for m in messages] in ([], list(run.seqs))
+                self.kept.update({m.seq: m for m in messages})
+
+    def in_runs(self) -> list[Message]:
+        return [m for run in self.packed.values() for m in run.unpack()]
 
     def _plan_reads(self) -> None:
         wanted = None if self.reading_ahead else self.ledger.wants()
@@ -504,6 +526,7 @@ class Desk:
             logged=len(self.log.records),
             size=sum(len(m.wire) + 60 for m in self.log.records.values()),
             kept=self.kept,
+            packed=self.packed.values(),
             leaving=self.leaving,
             unreleased=self.unreleased,
             move_keys={m.key: m.seq for m in self.log.records.values() if m.key},
@@ -523,7 +546,8 @@ class Desk:
     def restart(self) -> None:
         """The broker stops and starts: consumers and what was in memory only are gone."""
         self.settle_down()
-        self.workers, self.kept, self.leaving, self.unreleased = {}, {}, {}, set()
+        self.workers, self.kept, self.packed = {}, {}, {}
+        self.leaving, self.unreleased = {}, set()
         self.dedup = None
         self.next_seq = max(self.log.records | self.log.ended, default=0) + 1
         self.crash()

@@ -578,8 +578,10 @@ class Model:
         assert states == mine, f"{states}, but it should be {mine}"
         assert ledger.live == self.live
         memory = [c for c in self.copies if not c.level and c.state not in GONE]
-        assert len(self.desk.kept) == len(memory)
-        assert ledger.memory_bytes == sum(len(m.wire) for m in self.desk.kept.values())
+        kept = [*self.desk.kept.values(), *self.desk.in_runs()]
+        assert {m.seq for m in kept} == {c.seq for c in memory}
+        assert len(kept) == len(memory)
+        assert ledger.memory_bytes == sum(len(m.wire) for m in kept)
         assert set(ledger.consumers) == set(self.clients)
         for worker in self.clients:
             theirs = {m.seq for m in ledger.consumers[worker].leases.values()}

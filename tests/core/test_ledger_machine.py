@@ -12,12 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from msg.core.batches import PublishBatch
 from msg.core.credit import Consumer
+from msg.core.deep import Packing
 from msg.core.message import DURABILITIES, Message
 from msg.errors import ClientError
 from tests.core.ledger_kit import Desk, Publisher, Worker
 from tests.core.ledger_model import Client, Model
 
 FULL = ClientError("disk_full", "no room")
+EARLY = Packing(run=2, head=1, still=0, above=0)
 SMALL = 600  # bytes of room: a few messages
 
 
@@ -48,13 +50,21 @@ class LedgerMachine(RuleBasedStateMachine):
         durability=st.sampled_from(["memory", "os", "stored"]),
         backoff=st.sampled_from([(), (0.0, 3.0), (7.0,)]),
         dead=st.booleans(),
+        packing=st.sampled_from([Packing(), EARLY, Packing(run=3, head=2, still=0, above=4)]),
     )
     def begin(
-        self, limits: str, hot_bytes: int, durability: str, backoff: tuple[float, ...], dead: bool
+        self,
+        limits: str,
+        hot_bytes: int,
+        durability: str,
+        backoff: tuple[float, ...],
+        dead: bool,
+        packing: Packing,
     ) -> None:
         self.limited = "max_messages" in LIMITS[limits]
         self.desk = Desk(
             hot_bytes=hot_bytes,
+            packing=packing,
             durability=durability,
             backoff=backoff,
             dead_name="" if dead and limits == "none" else "jobs.dead",
@@ -421,7 +431,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for key in [k for k, m in self.arrivals.items() if not m.durability]:
             del self.arrivals[key]
         desk = self.desk
-        desk.workers, desk.kept, desk.leaving, desk.unreleased = {}, {}, {}, set()
+        desk.workers, desk.kept, desk.packed = {}, {}, {}
+        desk.leaving, desk.unreleased = {}, set()
         desk.dedup, desk.parked = None, []
         for key in list(self.arrivals):
             if any(c.key == key and c.state == "arriving" for c in self.model.copies):

@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from msg.actors.export import export
 from msg.actors.tap import Tap
+from msg.core.commands import Question
+from msg.core.deep import Packing
 from tests.actors.kit import Client, running, settings, settled
 
 
@@ -53,6 +57,39 @@ async def test_peek_reads_what_is_only_on_disk(autojump_clock):
         assert [m["message"]["n"] for m in page["messages"]] == list(range(40))
         page = await client.ask("peek", "peek", topic="jobs", n=2, options={"skip": 35})
         assert [m["message"]["n"] for m in page["messages"]] == [35, 36]
+
+
+async def test_a_packed_queue_is_looked_at_as_any_other(autojump_clock):
+    async with running() as broker:
+        broker.broker.context.services.packing = Packing(run=4, head=2, still=0, above=0)
+        client = broker.client()
+        ids = [
+            (await client.publish("jobs", n, durability="memory"))["message_id"] for n in range(16)
+        ]
+        estate = broker.actor("jobs").estate
+        runs = dict(estate.packed)
+        assert len(runs) == 3
+        page = await client.ask("peek", "peek", topic="jobs", n=5, options={"skip": 3})
+        assert [m["message"] for m in page["messages"]] == [3, 4, 5, 6, 7]
+        assert [m["message_id"] for m in page["messages"]] == ids[3:8]
+        trace = await client.ask("trace", "trace", topic="jobs", message_id=ids[7])
+        assert "It is ready, 7 before it." in str(trace)
+        bodies: list[int] = []
+        after: int | None = 0
+        while after is not None:
+            question = Question("export", "jobs", n=3, options={"after": after})
+            answer = await export(broker.broker.context, question)
+            bodies += [msgspec.json.decode(m)["message"] for m in answer["messages"]]
+            after = answer["next"]
+        assert bodies == [*range(16)]
+        assert estate.packed == runs  # looking opens nothing
+        assert (await client.ask("purge", "purge", topic="jobs"))["count"] == 16
+        assert estate.kept == {}
+        assert estate.packed == {}
+        broker.check()
+        await client.publish("jobs", "x", durability="memory")
+        await client.subscribe("jobs")
+        await client.expect("message", message="x")
 
 
 async def test_peek_cuts_a_long_body_and_says_so(autojump_clock):
