@@ -28,6 +28,7 @@ from msg.store.recovery import Recovered
 from msg.store.simdisk import SimDisk
 from msg.world import RealWorld
 
+CLOCK = RealWorld(SimDisk(random.Random(0)))
 BODY = b'"' + b"x" * 198 + b'"'
 
 
@@ -65,7 +66,7 @@ def write(ports: list[TopicPort]) -> None:
     for p in ports:
         while not p.outbox.empty:
             p.outbox.take()
-            p.outbox.wrote(0.0)
+            p.outbox.wrote(CLOCK)
 
 
 async def fan_out(subscribers: int, size: int, total: int, batches_a_turn: int = 4) -> float:

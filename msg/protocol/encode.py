@@ -23,6 +23,7 @@ PONG = b'{"type":"pong"}\n'
 _ACK_HEAD, _ACK_TAIL = b'{"type":"ack","message_id":"', b'"}\n'
 _ACK_BETWEEN = _ACK_TAIL + _ACK_HEAD
 _MESSAGE_HEAD, _MESSAGE_TAIL = b'{"type":"message",', b"}\n"
+_LEASED_ONE = _MESSAGE_HEAD + b'%b,"tag":%d,"attempt":1%b' + _MESSAGE_TAIL
 
 
 def json_string(text: str) -> bytes:
@@ -225,6 +226,8 @@ def leased(messages: Sequence[Message], first_tag: int, suffix: bytes = b"") -> 
     them come again; a join of separately made frames costs twice that.
     """
     count = len(messages)
+    if count == 1 and not (messages[0].attempts or messages[0].returned):
+        return _LEASED_ONE % (messages[0].wire, first_tag, suffix)  # 1.5 us less
     tags = range(first_tag, first_tag + count)
     form = suffix.replace(b"%", b"%%") + _MESSAGE_TAIL
     pieces: list[object]

@@ -145,6 +145,11 @@ class Framer:
         return self._state in (_State.GARBAGE, _State.DISTRUSTED)
 
     @property
+    def pending(self) -> bool:
+        """Whether it is partial or broken."""
+        return self._state is not _State.BETWEEN and self._state is not _State.CLOSED
+
+    @property
     def pending_bytes(self) -> int:
         return len(self._buffer) - self._start
 

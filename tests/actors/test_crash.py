@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from msg.actors import ports
+from msg.actors.outbox import Outbox
 from msg.actors.ports import QueuePort
 from msg.actors.session import Session
 from msg.core.deep import Packing
@@ -552,12 +553,14 @@ async def test_a_bug_in_what_a_client_is_told_is_its_own_and_not_the_queues(
         assert [row["error"] for row in broker.log.said("connection crashed")]
 
 
-@pytest.mark.parametrize("method", ["add", "chunks", "wrote"])
-async def test_a_bug_in_a_port_is_its_connections_own(autojump_clock, monkeypatch, method):
+@pytest.mark.parametrize(
+    ("owner", "method"), [(Outbox, "grow"), (QueuePort, "chunks"), (QueuePort, "wrote")]
+)
+async def test_a_bug_in_a_port_is_its_connections_own(autojump_clock, monkeypatch, owner, method):
     async with running(errors=("connection crashed",)) as broker:
         one, two = broker.client(), broker.client()
         await two.publish("jobs", 1)
-        Plant(monkeypatch, QueuePort, method)
+        Plant(monkeypatch, owner, method)
         await one.send(action="subscribe", topic="jobs", mode="queue", ack_timeout=1)
         await one.closed()
         await two.subscribe("jobs")

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from msg.actors.outbox import DIRECT_BYTES, DIRECT_MOST, Outbound, Outbox
-from tests.actors.kit import Client, Running, running, settings, settled
+from tests.actors.kit import Client, Running, SimWorld, running, settings, settled
 
 
 @attrs.define
@@ -299,7 +299,7 @@ class Rig:
 
     def write(self) -> None:
         self.said.append(f"{self.name} {self.outbox.take().decode()}")
-        self.outbox.wrote(0.0)
+        self.outbox.wrote(SimWorld())
 
     async def wait(self) -> None:
         await self.outbox.wait()

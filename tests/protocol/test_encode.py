@@ -216,6 +216,17 @@ class TestDeliveries:
             (7, 1, "disconnect", "100%d"),
         ]
 
+    def test_one_alone_is_as_one_of_many(self):
+        suffix = encode.subscription_suffix("queue", sub='100% "s"', group=None, ack_timeout=30.0)
+        for one in (
+            message(1),
+            Message(1, "m", b'"message":"%s%d%b%%"'),
+            message(1, attempts=2),
+            message(1, returned="nack"),
+        ):
+            many = encode.leased([one, message(2, attempts=1)], 7, suffix)
+            assert encode.leased([one], 7, suffix) == many.splitlines(keepends=True)[0]
+
     def test_percent_signs_are_only_text(self):
         odd = Message(1, "m", b'"message":"%s%d%b%%"')
         for batch in ([odd], [odd, message(2, attempts=1)]):

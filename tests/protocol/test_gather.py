@@ -47,6 +47,35 @@ def test_acks_of_one_each_are_one_command_by_id_or_by_tag():
     assert gathered(checks, ack('"tag":7'), ack('"tag":9')) == [Acks([], [7, 9])]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        publish(),
+        publish("never.seen"),
+        publish("a b"),
+        publish(more=',"durability":"memory"'),
+        publish(more=',"mode":"pubsub"'),
+        publish(more=',"id":"x"'),
+        ack('"tag":7'),
+        ack('"message_id":"a"'),
+        ack('"tag":0'),
+    ],
+)
+def test_one_alone_is_as_one_of_many(line: str):
+    """One of any kind beside it: each is gathered, or neither is."""
+    alone = gathered(knowing("jobs"), line)
+    same = gathered(knowing("jobs"), line, line)
+    if alone is None:
+        assert same is None
+        return
+    assert same is not None
+    (one,), (two,) = alone, same
+    for name in one.__struct_fields__:
+        many = getattr(two, name)
+        value = getattr(one, name)
+        assert many == (value * 2 if isinstance(value, list) else value)
+
+
 def test_publishes_and_acks_of_one_read_are_two():
     out = gathered(knowing("jobs"), ack('"tag":7'), publish(), ack('"tag":8'))
     assert [type(run) for run in out or ()] == [Publishes, Acks]
