@@ -40,11 +40,13 @@ class World(Protocol):
 
 
 class RealWorld:
-    """The world outside: the operating system's clock, disk and randomness."""
+    """The world outside: the operating system's clock, disk and randomness. For one run of the
+    loop."""
 
     def __init__(self, disk: "Disk", *, disk_threads: int = 8) -> None:
         self.rng: random.Random = random.SystemRandom()
         self._disk = disk
+        self._clock: trio.abc.Clock | None = None  # the loop's
         # own limiter: 50 stalled syncs would use up trio's default of 40 threads
         self._limiter = trio.CapacityLimiter(disk_threads)
 
@@ -53,7 +55,9 @@ class RealWorld:
         return self._disk
 
     def now(self) -> float:
-        return trio.current_time()
+        if self._clock is None:
+            self._clock = trio.lowlevel.current_clock()
+        return self._clock.current_time()
 
     def wall(self) -> float:
         return time.time()

@@ -72,8 +72,11 @@ def _fan_out(run: "Run", ports: Sequence[Any]) -> None:
         pieces = made.get(port.suffix)
         if pieces is None:
             pieces = made[port.suffix] = pieces_of(run.wires, run.size, port.suffix)
-        for frames, count in pieces:
-            port.deliver(frames, count)
+        try:
+            for frames, count in pieces:
+                port.offer(frames, count)
+        except Exception as error:  # it ends that connection, and not the topic whose turn it is
+            port.outbox.fail(error)
 
 
 def pieces_of(wires: Sequence[bytes], size: int, suffix: bytes) -> list[tuple[bytes, int]]:

@@ -44,23 +44,23 @@ class Mailbox(Generic[T]):
     async def put(self, item: T, by: int = 0) -> None:
         """Wait for room, then hand over. Raises ActorStopped when the mailbox is closed. `by`
         tells the sender from others, if this is all that it sends now: it may be heard at once."""
+        if self.closed:
+            raise ActorStopped
         # no checkpoint where there is room: the sender's next read is one
         if self.free_room:
             self.free_room -= 1
         else:
             with waiting(self.owner, "room in its mailbox"):
                 await self._senders.park()  # whoever frees room gives it to the first
+            if self.closed:
+                raise ActorStopped
         if by != self._last_by:
             self._last_by = by
         elif by and self._hear is not None and not (self.depth or self._notes):
             self.taken += 1
             self._hear(item)
             return
-        try:
-            self._send.send_nowait(item)
-        except trio.BrokenResourceError:
-            self.free(1)  # wakes the next blocked sender, who learns the same
-            raise ActorStopped from None
+        self._send.send_nowait(item)
         self.depth += 1
 
     def post(self, item: T) -> bool:
@@ -113,8 +113,7 @@ class Mailbox(Generic[T]):
         rest = self.take_nowait()
         self.closed = True
         self._receive.close()
-        if not self.free_room:
-            self.free(1)
+        self._senders.unpark_all()
         return rest
 
     @property

@@ -175,7 +175,8 @@ class Outbox:
         self.bytes += size
         self.budget.used += size
         self._ready[port] = None
-        self.ring()
+        if self._idle:
+            self.ring()
 
     def shrink(self, size: int) -> None:
         self.bytes -= size

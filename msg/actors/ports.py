@@ -345,12 +345,10 @@ class TopicPort(Port):
 
     # -- for the topic ----------------------------------------------------------------------
 
-    @contained
-    def deliver(
-        self, frames: bytes, count: int, gone: Callable[[bool], None] | None = None
-    ) -> None:
+    def offer(self, frames: bytes, count: int, gone: Callable[[bool], None] | None = None) -> None:
         """`count` whole message frames; `gone` is called when they wait here no longer:
-        with True when the kernel has them, with False when they were dropped."""
+        with True when the kernel has them, with False when they were dropped. Who offers sees
+        to it that a bug here ends this connection only: `deliver` does so for one."""
         outbox = self.outbox
         if self.closed or outbox.closed:
             return
@@ -362,8 +360,16 @@ class TopicPort(Port):
         self.count += count
         self.bytes += size
         outbox.grow(self, size)
-        if self.count > self.limit_count or self.bytes > self.limit_bytes or outbox.room < 0:
+        budget = outbox.budget
+        if (
+            self.count > self.limit_count
+            or self.bytes > self.limit_bytes
+            or outbox.bytes > outbox.limit
+            or budget.used > budget.limit
+        ):
             self._drop()
+
+    deliver = contained(offer)
 
     def miss(self, count: int) -> None:
         """So many were dropped before they came here."""

@@ -110,7 +110,7 @@ class Intake:
     def _accept_bare(self, batch: PublishBatch, stamp: Stamp) -> None:
         """The hot path: there is room, and nothing to ask of any of them."""
         durability = batch.durability or MEMORY
-        ids, wires = stamp.name_all(self._name_json, [p.message for p in batch.items])
+        ids, wires = stamp.name_all(self._name_json, batch.items)
         seqs = range(self.next_seq, self.next_seq + len(ids))
         messages = list(map(Message, seqs, ids, wires, repeat(PRIORITY), repeat(durability)))
         self._keep(batch, messages, ids, sum(map(len, wires)), stamp)

@@ -72,7 +72,7 @@ class Publishing:
         """Accept a batch. It is owed an answer, now or when all logs have it."""
         batch.begin_anew()
         self.answers.now = stamp.now
-        heard = self.heard
+        heard = bool(self.audience.subs or self.audience.groups)
         batch.receivers = None
         durability = batch.durability
         if durability is None:
@@ -107,7 +107,7 @@ class Publishing:
 
     def _pass_through(self, batch: "PublishBatch", stamp: "Stamp") -> None:
         """The hot path: nothing is kept, nothing is special; a wire each, and on."""
-        batch.ids, wires = stamp.name_all(self._name_json, [p.message for p in batch.items])
+        batch.ids, wires = stamp.name_all(self._name_json, batch.items)
         subscribed = bool(self.audience.subs)
         answer = Answer(batch, self.answers, owned=subscribed)
         if subscribed:

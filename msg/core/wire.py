@@ -74,11 +74,9 @@ class Stamp:
             return [prefix + suffix for suffix in _SUFFIXES[i : i + n]]
         return [prefix + f"{j:04x}" for j in range(i, i + n)]
 
-    def name_all(
-        self, name_json: bytes, bodies: Sequence[msgspec.Raw]
-    ) -> tuple[list[str], list[bytes]]:
-        """Ids for these bodies, and the wires of messages that have nothing but a body."""
-        i, n = self._count, len(bodies)
+    def name_all(self, name_json: bytes, items: Sequence[Publish]) -> tuple[list[str], list[bytes]]:
+        """Ids for these, which have nothing but a body, and their wires."""
+        i, n = self._count, len(items)
         ids = self.take_ids(n)
         head, middle = self.around_id(name_json)
         head += self._prefix.encode()
@@ -87,7 +85,7 @@ class Stamp:
         else:
             suffixes = [b"%04x" % j for j in range(i, i + n)]
         # sums and not a format or a join: half the time
-        wires = [head + s + middle + body for s, body in zip(suffixes, bodies, strict=True)]
+        wires = [head + s + middle + p.message for s, p in zip(suffixes, items, strict=True)]
         return ids, wires
 
     def around_id(self, name_json: bytes) -> tuple[bytes, bytes]:

@@ -3,7 +3,9 @@
 import pytest
 import trio
 
+from msg.actors.ports import TopicPort
 from tests.actors.kit import Client, running, settings, settled
+from tests.actors.test_crash import Plant
 
 
 async def pub(client: Client, topic: str, message: object, **more) -> dict:
@@ -534,3 +536,20 @@ async def test_what_is_kept_is_acked_at_its_durability(autojump_clock, durabilit
             broker.world.free_disk()
         await client.expect("ack")
         broker.world.free_disk()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_bug_in_a_subscribers_port_is_its_connections_own(
+    autojump_clock, monkeypatch, after
+):
+    async with running(errors=("connection crashed",)) as broker:
+        publisher, one, two = (broker.client() for _ in range(3))
+        await sub(one, "news")
+        await sub(two, "news")
+        Plant(monkeypatch, TopicPort, "offer", after=after)
+        await pub(publisher, "news", 1)
+        await one.closed()
+        await two.expect("message", message=1)
+        await pub(publisher, "news", 2)
+        await two.expect("message", message=2)
+        assert broker.broker.directory.topics["news"].restarts.count == 0

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from msgspec import Raw
 
+from msg.core.commands import Publish
 from msg.core.deep import Packer, Packing
 from msg.core.message import Attempt, Message
 from msg.core.packed import LARGE, SHARED, Packed, pack
@@ -30,7 +31,7 @@ def made(
     out: list[Message] = []
     for turn, n in enumerate(sizes):
         stamp = Stamp(1.0, 1.7e9 + first + turn / 50, source)
-        ids, wires = stamp.name_all(json_string(name), [Raw(body)] * n)
+        ids, wires = stamp.name_all(json_string(name), [Publish(topic=name, message=Raw(body))] * n)
         seqs = range(first + len(out), first + len(out) + n)
         out += [Message(s, i, w, 4, 0) for s, i, w in zip(seqs, ids, wires, strict=True)]
     return out
