@@ -57,7 +57,7 @@ READ_MESSAGES = 8192  # in one reading ahead
 # -- what a queue hears ---------------------------------------------------------------------
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # not frozen: 0.3 us less for each, and these come with every message
 class Publish:
     batch: PublishBatch
     puts: int = 1  # how much of the mailbox's room it took
@@ -80,7 +80,7 @@ class Detach:
     answer: Callable[[], None] | None = None
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Sent:
     """Frames were written, at this time."""
 
@@ -89,7 +89,7 @@ class Sent:
     at: float
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Settle:
     port: Port
     messages: Sequence[Message]

@@ -177,12 +177,20 @@ class Session:
             raise ClientError("draining", "the broker is stopping; publish to its successor")
         if not (mode == "pubsub" and name.startswith(INBOX)):
             refuse_broker_name(name)
+        directory = context.directory
         for _ in range(TRIES):
             try:
+                # looked up here too: a call that need not wait costs 0.5 us
                 if mode == "queue":
-                    await (await self._queue(name)).publish(batch)
+                    queue = directory.find_queue(name)
+                    if queue is None or queue.mailbox.closed:
+                        queue = await self._queue(name)
+                    await queue.publish(batch)
                 else:
-                    await (await self._topic(name)).publish(batch, alone=alone)
+                    topic = directory.find_topic(name)
+                    if topic is None or topic.mailbox.closed:
+                        topic = await self._topic(name)
+                    await topic.publish(batch, alone=alone)
             except ActorStopped:
                 continue
             return

@@ -61,7 +61,7 @@ SEQS_AHEAD = 10_000  # seqs reserved at once for messages that no log remembers
 # -- what a topic hears ---------------------------------------------------------------------
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # not frozen: 0.3 us less for each, and these come with every message
 class Publish:
     batch: PublishBatch
 
