@@ -156,7 +156,7 @@ class PlainClient:
                 if deadline is not None:
                     # not settimeout: another thread may be sending on the same socket
                     left = max(0.0, deadline - time.monotonic())
-                    if not select.select([self._socket], [], [], left)[0]:
+                    if not _readable(self._socket, left):
                         raise TimeoutError
                 chunk = self._socket.recv(CHUNK)
             except TimeoutError:
@@ -176,6 +176,14 @@ class PlainClient:
         if not isinstance(frame, dict):
             raise Unavailable(f"this is not a broker: it said {line[:80]!r}")
         return frame
+
+
+def _readable(sock: socket.socket, seconds: float) -> bool:
+    if hasattr(select, "poll"):  # `select` refuses file descriptors over 1,023
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    return bool(select.select([sock], [], [], seconds)[0])
 
 
 def encode(frame: Mapping[str, object]) -> bytes:

@@ -1,7 +1,9 @@
 """The plain client: urls, frames over any split, questions among deliveries, bad ends."""
 
 import json
+import os
 import socket
+import sys
 
 import pytest
 
@@ -97,3 +99,26 @@ def test_encode_is_compact_and_strict():
     assert encode({"a": "ä"}) == '{"a":"ä"}\n'.encode()
     with pytest.raises(ValueError, match="JSON compliant"):
         encode({"a": float("nan")})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such numbers there")
+def test_it_works_among_thousands_of_open_files(pair):
+    import resource
+
+    client, server = pair
+    number = 1500
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard <= number:
+        pytest.skip(f"no more than {hard} files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, number + 1), hard))
+    try:
+        os.dup2(client._socket.fileno(), number)
+        client._socket.close()
+        client._socket = socket.socket(fileno=number)
+        server.sendall(b'{"type":"pong"}\n')
+        assert client.receive(30) == {"type": "pong"}
+        with pytest.raises(TimeoutError):
+            client.receive(0)
+    finally:
+        client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
