@@ -6,14 +6,9 @@
 delivered, departures and attachments by connections, one tick per timer, one commit per
 queue. Room is given back by `free`, not by `take`: a queue frees the room of a durable
 publish when it is committed, so that a stalled disk stops the publishers and nobody else.
-
-An owner that waits may let itself be run: then what is put is heard there and then, in the
-sender's task, which saves the loop a pass and two switches of tasks. Only where nothing else
-waits, and only for the sender of the last put: where several send, their mails gather, and one
-turn is made of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Generic, TypeVar
 
@@ -35,15 +30,12 @@ class Mailbox(Generic[T]):
         self._senders = trio.lowlevel.ParkingLot()
         self._send, self._receive = trio.open_memory_channel[T](inf)
         self._notes: list[T] = []
-        self._hear: Callable[[T], None] | None = None  # while its owner waits, and lets itself
-        self._last_by = 0  # who put the last item
         self.depth = 0
         self.taken = 0  # items ever taken: a dump sees from it whether the actor moves on
         self.closed = False
 
-    async def put(self, item: T, by: int = 0) -> None:
-        """Wait for room, then hand over. Raises ActorStopped when the mailbox is closed. `by`
-        tells the sender from others, if this is all that it sends now: it may be heard at once."""
+    async def put(self, item: T) -> None:
+        """Wait for room, then hand over. Raises ActorStopped when the mailbox is closed."""
         if self.closed:
             raise ActorStopped
         # no checkpoint where there is room: the sender's next read is one
@@ -54,12 +46,6 @@ class Mailbox(Generic[T]):
                 await self._senders.park()  # whoever frees room gives it to the first
             if self.closed:
                 raise ActorStopped
-        if by != self._last_by:
-            self._last_by = by
-        elif by and self._hear is not None and not (self.depth or self._notes):
-            self.taken += 1
-            self._hear(item)
-            return
         self._send.send_nowait(item)
         self.depth += 1
 
@@ -79,14 +65,9 @@ class Mailbox(Generic[T]):
             self._notes.append(item)
         return not self.closed
 
-    async def take(self, hear: Callable[[T], None] | None = None) -> list[T]:
-        """Wait, then take all that is there: one checkpoint a turn, not a message. `hear` takes
-        what is put meanwhile and need not wait for that; it must not fail."""
-        self._hear = hear
-        try:
-            first = await self._receive.receive()
-        finally:
-            self._hear = None
+    async def take(self) -> list[T]:
+        """Wait, then take all that is there: one checkpoint a turn, not a message."""
+        first = await self._receive.receive()
         self.depth -= 1
         self.taken += 1
         if not (self._notes or self.depth):

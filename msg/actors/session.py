@@ -166,12 +166,12 @@ class Session:
         for (mode, name, _), batch in batches.items():
             self.unanswered += 1
             try:
-                await self._hand_over(batch, mode, name, alone=len(batches) == 1)
+                await self._hand_over(batch, mode, name)
             except ClientError as error:
                 batch.fail_all(error)
                 batch.answer()
 
-    async def _hand_over(self, batch: PublishBatch, mode: str, name: str, *, alone: bool) -> None:
+    async def _hand_over(self, batch: PublishBatch, mode: str, name: str) -> None:
         context = self.context
         if context.draining:
             raise ClientError("draining", "the broker is stopping; publish to its successor")
@@ -190,7 +190,7 @@ class Session:
                     topic = directory.find_topic(name)
                     if topic is None or topic.mailbox.closed:
                         topic = await self._topic(name)
-                    await topic.publish(batch, alone=alone)
+                    await topic.publish(batch)
             except ActorStopped:
                 continue
             return

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 LAZY_S = 0.02  # records that nobody waits for are written after so long at most
 IDLE_S = 2.0  # a topic that was never used is given up after this
 RETRY_S = 1.0  # after a full disk, where nobody publishes: not before
-AT_ONCE_BYTES = 16 << 10  # for more, a turn of its own is no matter
 SEQS_AHEAD = 10_000  # seqs reserved at once for messages that no log remembers
 
 # -- what a topic hears ---------------------------------------------------------------------
@@ -149,11 +148,9 @@ class Topic:
         self.since = 0.0  # when this incarnation began
         self.estate: Estate | None = None
 
-    async def publish(self, batch: PublishBatch, *, alone: bool = False) -> None:
-        """Hand over a batch; waits for room. Raises ActorStopped when the topic is gone.
-        `alone`: its sender has no other one now."""
-        at_once = alone and batch.size <= AT_ONCE_BYTES
-        await self.mailbox.put(Publish(batch), id(batch.origin) if at_once else 0)
+    async def publish(self, batch: PublishBatch) -> None:
+        """Hand over a batch; waits for room. Raises ActorStopped when the topic is gone."""
+        await self.mailbox.put(Publish(batch))
 
     def post(self, mail: Mail) -> bool:
         """Hand over without waiting; False when the topic is gone."""
@@ -290,9 +287,6 @@ class TopicActor:
         self.idle_at = inf
         self.announced = False
         self.deleted: Delete | None = None
-        # of turns in publishers' tasks: what is left for ours
-        self.rest: Rest | None = None
-        self.fault: Exception | None = None
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -360,7 +354,8 @@ class TopicActor:
         take, outbound = self.handle.mailbox.take, self.services.outbound
         while True:
             if rest is not None:
-                await self._finish(rest)
+                await deliver_in_slices(rest.turn.deliveries, self._left_port)
+                self._settle_up(rest.turn, rest.more)
             if feed.outgoing:
                 await feed.send()
             if self.deleted is not None:
@@ -370,30 +365,9 @@ class TopicActor:
                 await self._retire()
                 if self.retired:
                     return
-            mails = await take(None if self.rules.groups else self._turn_at_once)
-            if self.fault is not None:
-                self.estate.turn += mails
-                raise self.fault
-            if self.rest is not None:
-                rest, self.rest = self.rest, None
-                await self._finish(rest)
+            mails = await take()
             with outbound:
                 rest = self.turn(mails)
-
-    async def _finish(self, rest: Rest) -> None:
-        await deliver_in_slices(rest.turn.deliveries, self._left_port)
-        self._settle_up(rest.turn, rest.more)
-
-    def _turn_at_once(self, mail: Mail) -> None:
-        """A turn in the task of a publisher, while ours waits for mail; whatever there is to
-        await or to raise after it is ours."""
-        try:
-            with self.services.outbound:
-                self.rest = self.turn([mail])
-        except Exception as error:
-            self.fault = error
-        if self.rest is not None or self.fault is not None:
-            self.handle.post(Tick(0.0))
 
     async def _retire(self) -> None:
         """Nothing is kept: the files go, and then the topic, if it is still not wanted."""
