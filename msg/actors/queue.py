@@ -676,12 +676,12 @@ class QueueActor:
                     gather.sync = True
                 else:
                     part.answer()
+        self._tell(turn, effects)
+        self.services.outbound.flush()  # before all that nobody waits for
         if turn.deliveries or effects.settled:
             self._remember_handovers(turn, effects, stamp.wall)
         for watcher in self.services.watchers:
             watcher.queue_turn(self, turn, effects, stamp)
-        self._tell(turn, effects)
-        self.services.outbound.flush()
         self._commit(stamp)
         self._read_ahead(stamp)
         if ledger.wake_at < self.armed:
@@ -736,8 +736,10 @@ class QueueActor:
 
     def _hot_bytes(self) -> int:
         services = self.services
-        limit = services.hot.limit * (HOT_CONSUMED if self.ledger.customers.by_port else 1)
-        roomy = services.hot.used < limit
+        hot = services.hot
+        if hot.used < hot.limit:
+            return services.hot_bytes
+        roomy = self.ledger.customers.by_port and hot.used < hot.limit * HOT_CONSUMED
         return services.hot_bytes if roomy else HOT_LEAST
 
     def _remember_handovers(self, turn: Turn, effects: Effects, wall: float) -> None:
@@ -912,6 +914,8 @@ class QueueActor:
     def _read_ahead(self, stamp: Stamp) -> None:
         """Ask the store for messages that come next, or came due, and are not in memory."""
         ledger, log = self.ledger, self.log
+        if ledger.waiting.cold.is_empty:
+            return
         wanted = ledger.wants() if self.ahead is None else None
         if wanted is not None:
             after, size = wanted

@@ -34,6 +34,9 @@ class Recent:
         self._entries: deque[tuple[float, str, str, str, Sequence[int]]] = deque(maxlen=most)
 
     def leased(self, wall: float, queue: str, who: str, messages: Sequence[Message]) -> None:
+        if len(messages) == 1:
+            self._entries.append((wall, queue, LEASED, who, (messages[0].seq,)))
+            return
         first, last = messages[0], messages[-1]
         seqs: Sequence[int] = range(first.seq, last.seq + 1)
         # dispatch is in order of priority and seq: of one priority, they only rise
@@ -42,6 +45,9 @@ class Recent:
         self._entries.append((wall, queue, LEASED, who, seqs))
 
     def settled(self, wall: float, queue: str, who: str, messages: Sequence[Message]) -> None:
+        if len(messages) == 1:
+            self._entries.append((wall, queue, SETTLED, who, (messages[0].seq,)))
+            return
         seqs = [m.seq for m in messages]
         run = range(seqs[0], seqs[-1] + 1)
         # as a rule acks come in order. A list would keep 40 bytes for each of up to millions

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Watcher(Protocol):
-    """Told of each turn when its rules have run and it is about to happen."""
+    """Told of each turn when its rules have run: it happens, or has just happened."""
 
     def queue_turn(
         self, actor: "queue.QueueActor", turn: "QueueTurn", effects: "queue.Effects", stamp: "Stamp"

@@ -77,6 +77,11 @@ class Cold:
         return self.count + sum(listed)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether all that is ready is in memory."""
+        return not (self.count or self.lines or self.due)
+
+    @property
     def floor(self) -> int:
         """The highest priority that has cold messages: lower ones wait until those are read.
         -1: there are none."""
