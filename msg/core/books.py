@@ -182,13 +182,14 @@ class Books:
     def settle(self, messages: list[Message]) -> None:
         """Acked by a consumer."""
         self.counts.settled += len(messages)
-        self.uncount(messages)
         logged = [m.seq for m in messages if m.durability]
+        self.uncount(messages, kept=not logged)
         if logged:
             self.turn.settled += logged
             if len(logged) == len(messages):
                 return
-        self.turn.unkept += [m.seq for m in messages if not m.durability]
+            messages = [m for m in messages if not m.durability]
+        self.turn.unkept += [m.seq for m in messages]
 
     def drop(self, messages: Sequence[Message], why: str) -> None:
         """Dropped, expired or purged; the caller counts as which."""
@@ -226,9 +227,13 @@ class Books:
         self.counts.purged += count
         return count
 
-    def uncount(self, messages: Sequence[Message]) -> None:
-        self._known -= sum([len(m.wire) for m in messages])
-        if self.memory_bytes:
+    def uncount(self, messages: Sequence[Message], *, kept: bool = False) -> None:
+        """They are here no more. `kept`: it is known that all are in memory only."""
+        size = sum([len(m.wire) for m in messages])
+        self._known -= size
+        if kept:
+            self.memory_bytes -= size
+        elif self.memory_bytes:
             self.memory_bytes -= sum([len(m.wire) for m in messages if not m.durability])
         if self.move_keys:
             for key in [m.key for m in messages if m.key]:

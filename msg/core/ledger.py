@@ -384,6 +384,8 @@ class QueueLedger:
         cold.recall(usual, [s for s in sorted(elsewhere) if s not in kept])
         if not usual:
             cold.to = self.intake.next_seq - 1
+        elif packed and self._oldest_cold is not None and (oldest := self._oldest_cold(0, 1)):
+            cold.to = oldest[0] - 1  # so that what is packed before it need not stand aside
         arrived = {m.seq for m in self.moves.arrived.values()}
         entering = [kept[s] for s in sorted(kept) if s not in elsewhere and s not in arrived]
         self.waiting.expiring = any([m.expires for m in kept.values()]) or any(

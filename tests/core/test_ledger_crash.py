@@ -1,5 +1,6 @@
 """A crash of the actor: the ledger is built anew from the log, the estate and the sessions."""
 
+from msg.core.deep import Packing
 from tests.core.ledger_kit import Desk, body_of
 
 
@@ -54,6 +55,20 @@ def test_memory_only_messages_survive_it():
     q.publish(3)
     q.crash()
     assert q.consumer(prefetch=9).took() == [1, 2, 3]
+
+
+def test_what_was_packed_stays_packed():
+    q = Desk(packing=Packing(run=3, head=1, still=0, above=0))
+    q.publish(*range(12), durability="memory")
+    q.publish(12, 13)
+    q.publish(14, 15, durability="memory")
+    runs = dict(q.packed)
+    assert len(runs) == 3
+    q.crash()
+    assert q.packed == runs
+    q.ledger.check()
+    assert q.consumer(prefetch=99).took() == [*range(16)]
+    assert q.packed == {}
 
 
 def test_priorities_are_kept():
