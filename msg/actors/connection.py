@@ -83,7 +83,7 @@ class Connection:
         self._fault: Exception | None = None
         self._gone = ""  # how the writer found that the client is
         self._sent = 0  # bytes of the write under way that the kernel has
-        self._broken: OSError | None = None  # by a direct write: the writer raises it
+        self._broken = ""  # why a direct write failed: the writer raises it
         self._more_to_read = False  # the last read took all that it may: there is more
 
     async def run(self) -> str:
@@ -123,7 +123,7 @@ class Connection:
         self.outbox.on_slow = self.outbox.direct = None
         self.outbox.on_fault = _ignore
         self.session.let_go()
-        self.task = self._broken = None
+        self.task = None
 
     def _slow(self, sub: str | None, dropped: int) -> None:
         """A subscription does not keep up and has lost messages."""
@@ -323,7 +323,7 @@ class Connection:
         try:
             whole = self._push()
         except OSError as error:
-            self._broken = error
+            self._broken = _reason(error)  # not the error: it holds this frame, which holds us
             return
         if whole:
             self._wrote()
@@ -373,7 +373,7 @@ class Connection:
                 await trio.lowlevel.wait_readable(fd)
                 continue
             except OSError as error:
-                raise trio.BrokenResourceError(error.strerror or str(error)) from error
+                raise trio.BrokenResourceError(_reason(error)) from error
             self._more_to_read = len(data) >= READ_BYTES
             return data
 
@@ -394,8 +394,8 @@ class Connection:
     async def _send_to_socket(self) -> None:
         """It notes each time that the client took something."""
         try:
-            if self._broken is not None:
-                raise self._broken
+            if self._broken:
+                raise trio.BrokenResourceError(self._broken)
             if self._writing_since == inf:  # else a direct write has come to where it waits
                 if self._push():
                     return
@@ -407,7 +407,7 @@ class Connection:
                 if whole:
                     return
         except OSError as error:
-            raise trio.BrokenResourceError(error.strerror or str(error)) from error
+            raise trio.BrokenResourceError(_reason(error)) from error
 
     def _push(self) -> bool:
         """Give the kernel what it takes without waiting of the write under way; whether that
@@ -424,3 +424,7 @@ class Connection:
 
 def _ignore(_error: Exception) -> None:
     """A bug in what would have been told to a client that is gone."""
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

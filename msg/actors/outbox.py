@@ -300,6 +300,7 @@ class Outbox:
         self.closed = True
         self._answers.clear()
         self._ready.clear()
+        self.writing, self._parts, self._ports = None, (), ()
         self.budget.used -= self.bytes
         self.bytes = 0
         self.answer_bytes = 0

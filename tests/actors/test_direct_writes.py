@@ -3,8 +3,10 @@
 `written` notes each write to a real socket, with the task that did it.
 """
 
+import gc
 import os
 import socket
+import weakref
 from collections.abc import Iterator
 from itertools import count
 
@@ -37,7 +39,7 @@ class Kernel:
         if fd == self.fd:
             most = next(self.script, most)
         if isinstance(most, Exception):
-            raise most
+            raise type(most)(*most.args)  # a new one: it will hold the frames that it passes
         taken = os_write(fd, data[:most])
         self.writes.append(Write(fd, trio.lowlevel.current_task().name, bytes(data[:taken])))
         return taken
@@ -50,6 +52,14 @@ class Kernel:
 
 
 os_write = os.write
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture
@@ -265,6 +275,22 @@ async def test_reset_in_the_middle_of_it(autojump_clock, kernel, early: bool):
         frames = [await other.expect("message", message=n) for n in range(10)]
         assert [f["attempt"] for f in frames] == [1 if early else 2] + [1] * 9
         broker.check()
+
+
+async def test_a_turn_that_meets_a_reset_leaves_no_cycle(autojump_clock, kernel, no_collections):
+    async with running() as broker:
+        publisher, consumer = broker.client(), Pair(broker)
+        await consumer.subscribe("jobs", prefetch=100)
+        kernel.fd = consumer.fd
+        kernel.script = iter([ConnectionResetError("Connection reset by peer")])
+        gc.collect()  # from here on all of it is old
+        left = weakref.ref(broker.connection(2))
+        await send(publisher, 1)
+        await publisher.expect("ack")
+        await publisher.silence(100)
+        assert 2 not in broker.broker.connections.open
+        gc.collect(1)
+        assert left() is None
 
 
 async def test_the_end_of_the_input_waits_for_the_rest(autojump_clock, kernel):
