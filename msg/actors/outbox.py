@@ -20,7 +20,7 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 import trio
 
 WRITE_BYTES = 1 << 18  # a write takes about so much: large enough to amortise, small to share
-DIRECT_BYTES = 1 << 14  # a turn writes no more than so much itself: copying it takes 2 us
+DIRECT_BYTES = 4 << 10  # a turn writes no more than so much itself: a batch is better gathered
 DIRECT_MOST = 64  # and to no more outboxes: a write is a system call of 5 to 10 us
 
 P = ParamSpec("P")
