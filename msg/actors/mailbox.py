@@ -1,11 +1,11 @@
 """A mailbox: one inbox with two doors, so that an actor needs one receive loop.
 
-`put` waits for room and carries load (publishes); `post` never waits and carries facts
-(acks, departures, ticks, commits). The channel is unbounded because the room bounds what
-`put` may add, and each kind of post is bounded by what it is about: acks by what was
-delivered, departures and attachments by connections, one tick per timer, one commit per
-queue. Room is given back by `free`, not by `take`: a queue frees the room of a durable
-publish when it is committed, so that a stalled disk stops the publishers and nobody else.
+`put` waits for room (`offer` says that there is none) and carries load: publishes. `post` never
+waits and carries facts: acks, departures, ticks, commits. The channel is unbounded because the
+room bounds what `put` may add, and each kind of post is bounded by what it is about: acks by what
+was delivered, departures and attachments by connections, one tick per timer, one commit per
+queue. Room is given back by `free`, not by `take`: a queue frees the room of a durable publish
+when it is committed, so that a stalled disk stops the publishers and nobody else.
 """
 
 from collections.abc import Sequence
@@ -34,18 +34,25 @@ class Mailbox(Generic[T]):
         self.taken = 0  # items ever taken: a dump sees from it whether the actor moves on
         self.closed = False
 
+    def offer(self, item: T) -> bool:
+        """Hand over where there is room, and else say that there is none, or no owner."""
+        if self.closed or not self.free_room:
+            return False
+        self.free_room -= 1
+        self._send.send_nowait(item)
+        self.depth += 1
+        return True
+
     async def put(self, item: T) -> None:
         """Wait for room, then hand over. Raises ActorStopped when the mailbox is closed."""
+        if self.offer(item):
+            return  # no checkpoint: the sender's next read is one
         if self.closed:
             raise ActorStopped
-        # no checkpoint where there is room: the sender's next read is one
-        if self.free_room:
-            self.free_room -= 1
-        else:
-            with waiting(self.owner, "room in its mailbox"):
-                await self._senders.park()  # whoever frees room gives it to the first
-            if self.closed:
-                raise ActorStopped
+        with waiting(self.owner, "room in its mailbox"):
+            await self._senders.park()  # whoever frees room gives it to the first
+        if self.closed:
+            raise ActorStopped
         self._send.send_nowait(item)
         self.depth += 1
 

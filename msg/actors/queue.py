@@ -207,6 +207,10 @@ class Queue:
         self.dead_gauge: Gauge | None = None  # of our dead queue, once there is one
         self.estate: Estate | None = None
 
+    def offer(self, batch: PublishBatch) -> bool:
+        """Hand over a batch, if there is room now, and the queue has not gone."""
+        return self.mailbox.offer(Publish(batch))
+
     async def publish(self, batch: PublishBatch) -> None:
         """Hand over a batch; waits for room. Raises ActorStopped when the queue is gone."""
         await self.mailbox.put(Publish(batch))

@@ -165,11 +165,24 @@ class Session:
     async def _publish_all(self, batches: dict[Destination, PublishBatch]) -> None:
         for (mode, name, _), batch in batches.items():
             self.unanswered += 1
+            if self._hand_over_now(batch, mode, name):
+                continue
             try:
                 await self._hand_over(batch, mode, name)
             except ClientError as error:
                 batch.fail_all(error)
                 batch.answer()
+
+    def _hand_over_now(self, batch: PublishBatch, mode: str, name: str) -> bool:
+        """Where it is there, and has room: each coroutine that need not wait costs 0.5 us."""
+        if self.context.draining or is_broker_name(name):
+            return False
+        directory = self.context.directory
+        if mode == "queue":
+            queue = directory.find_queue(name)
+            return queue is not None and queue.offer(batch)
+        topic = directory.find_topic(name)
+        return topic is not None and topic.offer(batch)
 
     async def _hand_over(self, batch: PublishBatch, mode: str, name: str) -> None:
         context = self.context
@@ -177,20 +190,12 @@ class Session:
             raise ClientError("draining", "the broker is stopping; publish to its successor")
         if not (mode == "pubsub" and name.startswith(INBOX)):
             refuse_broker_name(name)
-        directory = context.directory
         for _ in range(TRIES):
             try:
-                # looked up here too: a call that need not wait costs 0.5 us
                 if mode == "queue":
-                    queue = directory.find_queue(name)
-                    if queue is None or queue.mailbox.closed:
-                        queue = await self._queue(name)
-                    await queue.publish(batch)
+                    await (await self._queue(name)).publish(batch)
                 else:
-                    topic = directory.find_topic(name)
-                    if topic is None or topic.mailbox.closed:
-                        topic = await self._topic(name)
-                    await topic.publish(batch)
+                    await (await self._topic(name)).publish(batch)
             except ActorStopped:
                 continue
             return

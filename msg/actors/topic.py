@@ -148,6 +148,10 @@ class Topic:
         self.since = 0.0  # when this incarnation began
         self.estate: Estate | None = None
 
+    def offer(self, batch: PublishBatch) -> bool:
+        """Hand over a batch, if there is room now, and the topic has not gone."""
+        return self.mailbox.offer(Publish(batch))
+
     async def publish(self, batch: PublishBatch) -> None:
         """Hand over a batch; waits for room. Raises ActorStopped when the topic is gone."""
         await self.mailbox.put(Publish(batch))

@@ -128,3 +128,20 @@ async def test_an_ack_of_what_is_not_held_is_told_also_where_acks_may_wait(autoj
         error = await client.expect("error")
         assert error["code"] == "not_held"
         await client.send(action="ack", tag=held["tag"])
+
+
+async def test_an_offer_takes_room_and_does_not_wait_for_it(autojump_clock):
+    mailbox = Mailbox[str](room=2)
+    assert mailbox.offer("one")
+    assert mailbox.offer("two")
+    assert not mailbox.offer("three")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.put, "three")
+        await trio.sleep(1)
+        assert await mailbox.take() == ["one", "two"]
+        mailbox.free(1)
+        assert not mailbox.offer("four")  # the room is the waiting sender's
+    assert await mailbox.take() == ["three"]
+    mailbox.free(2)
+    mailbox.close()
+    assert not mailbox.offer("five")
