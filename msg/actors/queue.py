@@ -420,6 +420,7 @@ class QueueActor:
             mails = await take()
             with outbound:
                 self.turn(mails)
+            del mails  # a queue that waits would keep the read that its last publish came in
         await self._end(self.deleted)
 
     async def _end(self, order: Delete) -> None:

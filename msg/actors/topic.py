@@ -372,6 +372,7 @@ class TopicActor:
             mails = await take()
             with outbound:
                 rest = self.turn(mails)
+            del mails  # a topic that waits would keep the read that its last publish came in
 
     async def _retire(self) -> None:
         """Nothing is kept: the files go, and then the topic, if it is still not wanted."""

@@ -7,7 +7,9 @@ import gc
 import weakref
 
 import pytest
+import trio
 
+from msg.core.batches import PublishBatch
 from tests.actors.kit import running, settled
 
 
@@ -60,3 +62,16 @@ async def test_a_connection_that_ended_leaves_no_cycle(autojump_clock, no_collec
         assert not broker.broker.connections.open.get(1)
         gc.collect(1)
         assert [ref() for ref in left] == [None, None]
+
+
+@pytest.mark.parametrize("mode", ["queue", "pubsub"])
+@pytest.mark.parametrize("durability", ["memory", "stored"])
+async def test_who_waits_keeps_nothing_of_the_last_mail(
+    autojump_clock, no_collections, mode, durability
+):
+    """A body is a piece of the read that it came in: a thousand queues kept 256 KiB each."""
+    async with running() as broker:
+        client = broker.client()
+        await client.publish("jobs", 1, mode=mode, durability=durability)
+        await trio.sleep(1)
+        assert not [o for o in gc.get_objects() if isinstance(o, PublishBatch)]
