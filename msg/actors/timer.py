@@ -85,14 +85,16 @@ class Timer:
             self._seen = now
             while self._heap and self._heap[0][0] <= now:
                 at, _, mailbox = heapq.heappop(self._heap)
+                # also of a time that was armed only after the stall that it fell into; and of a
+                # nudge, which may be read as one with an alarm
+                stalled = self._stalled if at <= self._stalled_until else 0.0
                 if (nudge := self._nudges.get(mailbox)) is not None and nudge[0] == at:
                     del self._nudges[mailbox]
                     if mailbox.notes:
-                        mailbox.post(Tick(0.0))
+                        mailbox.post(Tick(stalled))
                 elif self._due.get(mailbox) == at:
                     del self._due[mailbox]
-                    # also when it was armed only after the stall that it fell into
-                    mailbox.post(Tick(self._stalled if at <= self._stalled_until else 0.0))
+                    mailbox.post(Tick(stalled))
             if len(self._heap) > 2 * (len(self._due) + len(self._nudges)) + 64:
                 self._heap = [entry for entry in self._heap if self._counts(entry)]
                 heapq.heapify(self._heap)

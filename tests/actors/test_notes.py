@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 
 from msg.actors.mailbox import Mailbox
 from msg.actors.queue import Sent, Settle
@@ -37,9 +38,11 @@ class Alarmed:
     def __init__(self, notes: list[str]) -> None:
         self.notes = notes
         self.ticks: list[float] = []
+        self.stalled: list[float] = []
 
     def post(self, item: Tick) -> None:
         self.ticks.append(trio.current_time())
+        self.stalled.append(item.stalled)
 
 
 async def test_a_nudge_comes_in_time_and_only_to_one_that_has_notes(autojump_clock):
@@ -68,6 +71,22 @@ async def test_an_alarm_and_a_nudge_of_one_mailbox_do_not_replace_each_other(aut
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert mailbox.ticks == [start + 0.25, start + 0.5]
+
+
+async def test_a_nudge_after_a_stall_does_not_hide_it(mock_clock):
+    """The queue takes the last tick of a turn: it must say what the broker's own fault was."""
+    timer, mailbox = Timer(), Alarmed(["note"])
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timer.run)
+        await trio.testing.wait_all_tasks_blocked()
+        timer.arm(start + 0.1, mailbox)
+        timer.nudge(mailbox, 0.25)
+        mock_clock.jump(10)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len(mailbox.stalled) == 2
+    assert min(mailbox.stalled) > 9
 
 
 @pytest.mark.parametrize("durability", ["memory", "stored"])
