@@ -21,7 +21,16 @@ from msg.actors.outbox import contained
 from msg.actors.ports import QueuePort, Tags, TopicPort
 from msg.core import commands
 from msg.core.batches import Failure, PublishBatch, Settlement, Unasked
-from msg.core.commands import Ack, Acks, Command, Nack, Publish, Publishes, Touch
+from msg.core.commands import (
+    Ack,
+    Acks,
+    BarePublish,
+    Command,
+    Nack,
+    Publish,
+    Publishes,
+    Touch,
+)
 from msg.core.credit import Consumer
 from msg.core.message import DURABILITIES, Message
 from msg.core.names import (
@@ -125,7 +134,7 @@ class Session:
         self,
         batches: dict[Destination, PublishBatch],
         to: Publish | Publishes,
-        items: list[Publish],
+        items: list[BarePublish],
         size: int,
         *,
         bare: bool = False,

@@ -7,7 +7,7 @@ batch's `origin`, which knows the wire; the rules only fill in what happened.
 from collections.abc import Sequence
 from typing import Protocol
 
-from msg.core.commands import Publish, are_bare
+from msg.core.commands import BarePublish, are_bare
 from msg.errors import ClientError
 
 Failure = tuple[int | None, str | None, str]  # tag, message_id, code
@@ -39,7 +39,7 @@ class PublishBatch:
     def __init__(
         self,
         origin: Origin,
-        items: list[Publish],
+        items: list[BarePublish],
         durability: int | None,
         size: int,
         *,

@@ -11,7 +11,7 @@ from weakref import ref
 
 from msg.core.batches import PublishBatch
 from msg.core.books import Books
-from msg.core.commands import Publish
+from msg.core.commands import BarePublish
 from msg.core.dedup import NEW, DedupWindow, fingerprint
 from msg.core.message import DURABILITIES, MEMORY, PRIORITY, Message
 from msg.core.moves import Moves
@@ -185,7 +185,7 @@ class Intake:
         self._keep(batch, messages, ids, size, stamp)
         return None
 
-    def _set_times(self, message: Message, p: Publish, stamp: Stamp) -> ClientError | None:
+    def _set_times(self, message: Message, p: BarePublish, stamp: Stamp) -> ClientError | None:
         delay = p.delay or 0.0
         ttl = self.books.settings.ttl or None if p.ttl is None else p.ttl
         if delay:
