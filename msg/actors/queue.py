@@ -508,7 +508,9 @@ class QueueActor:
         for i, mail in enumerate(mails):
             estate.culprit = i
             if mail.__class__ is Tick:
-                tick = mail  # last: waiting acks come first
+                # last: waiting acks come first; of several, any may tell of a stall
+                if tick is None or mail.stalled > tick.stalled:
+                    tick = mail
             else:
                 _HEAR[mail.__class__](self, mail, stamp)
         estate.culprit = -1

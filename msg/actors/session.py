@@ -330,7 +330,8 @@ class Session:
         for port, messages in self._acks.items():
             queue = port.queue
             settle = queues.Settle(port, messages, self._unasked)
-            if queue.patient:
+            # what is noted overtakes the mail that waits: a touch, say, would find nothing left
+            if queue.patient and not queue.mailbox.depth:
                 heard = queue.mailbox.note(settle)
                 within = ACK_DURABLE_S if messages[0].durability else ACK_MEMORY_S
                 self.context.services.timer.nudge(queue.mailbox, within)
