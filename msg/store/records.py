@@ -16,6 +16,8 @@ slicing; no body is ever parsed. The rest goes through msgspec.
 """
 
 import re
+import struct
+from binascii import hexlify
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +29,7 @@ from msg.core.message import DURABILITIES, DURABILITY_NAMES, PRIORITY, STORED, A
 
 SEQS_PER_LINE_MAX = 100  # one flipped bit may revive that many settled messages, not thousands
 CRC_BYTES = 18  # ,"crc":"1a2b3c4d"}
+END_BYTES = CRC_BYTES + 1  # with the LF
 PUB = b'{"op":"pub","seq":'
 _PUB_AT = len(PUB)
 _TOPIC = b'"topic":'
@@ -105,9 +108,9 @@ def close_line(seed: int, text: bytes) -> bytes:
     return b'%b,"crc":"%08x"}\n' % (text, crc32(text, seed))
 
 
-def pub_lines(seed: int, batch: Sequence[Message]) -> list[bytes]:
-    """The hot path: less than half a microsecond a message."""
-    with_options = [
+def unusual(batch: Sequence[Message]) -> list[Message]:
+    """Those of which more is to be written than seq and wire."""
+    return [
         m
         for m in batch
         if m.durability != STORED
@@ -116,12 +119,32 @@ def pub_lines(seed: int, batch: Sequence[Message]) -> list[bytes]:
         or m.expires
         or m.key
         or m.origin
+        or m.attempts
     ]
-    if with_options:
-        texts = [b'{"op":"pub","seq":%d,%b%b' % (m.seq, _options(m), m.wire) for m in batch]
+
+
+def pub_pieces(seed: int, batch: Sequence[Message], *, usual: bool = False) -> list[bytes]:
+    """Lines of at least one message, each in two pieces: up to the crc, and its end. Joined
+    they would only be copied once more, for all of a commit is one write. `usual`: none of
+    them is `unusual`.
+
+    The hot path: half a microsecond a message, and most of that is the crc.
+    """
+    if usual:
+        texts = [b'{"op":"pub","seq":%d,' % m.seq + m.wire for m in batch]
     else:
-        texts = [b'{"op":"pub","seq":%d,%b' % (m.seq, m.wire) for m in batch]
-    return [b'%b,"crc":"%08x"}\n' % (text, crc32(text, seed)) for text in texts]
+        texts = [b'{"op":"pub","seq":%d,%b%b' % (m.seq, _options(m), m.wire) for m in batch]
+    pieces = [b""] * (2 * len(texts))
+    pieces[::2] = texts
+    pieces[1::2] = _line_ends([crc32(text, seed) for text in texts])
+    return pieces
+
+
+def _line_ends(crcs: list[int]) -> list[bytes]:
+    """What closes the lines with these crcs. To format each by itself takes three times as
+    long."""
+    digits = hexlify(struct.pack(f">{len(crcs)}I", *crcs), ";", 4)
+    return (b',"crc":"%b"}\n' % digits.replace(b";", b'"}\n,"crc":"')).splitlines(keepends=True)
 
 
 def _options(m: Message) -> bytes:
