@@ -41,21 +41,22 @@ class Waiting:
 
     # -- coming -------------------------------------------------------------------------
 
-    def enter(self, messages: list[Message], stamp: Stamp) -> None:
+    def enter(self, messages: list[Message], stamp: Stamp, *, alike: bool = False) -> None:
         """First deliveries of one durability take their places, in order of seq: delayed,
-        ready, or cold."""
-        if any([m.due for m in messages]):
+        ready, or cold. `alike`: it is known that none has a delay or a priority."""
+        alike = alike or not any([m.due or m.priority != PRIORITY for m in messages])
+        if not alike:
             messages = self._delay_some(messages, stamp)
         if not messages:
             return
         cold, main = self.cold, self.ready.main
         if (
-            cold.count
+            not alike
+            or cold.count
             or (
                 messages[0].durability
                 and main.bytes + len(messages) * len(messages[0].wire) >= cold.hot_bytes  # about
             )
-            or any([m.priority != PRIORITY for m in messages])
         ):
             away: list[Message] = []
             for message in messages:
