@@ -433,6 +433,7 @@ class QueueActor:
             self.refuse(mail, gone)
         for port in list(self.estate.consumers):
             port.ended(order.reason)
+        self.estate.consumers.clear()  # their ports hold this queue
         self._share_nothing()
         order.reply.set(None)
 

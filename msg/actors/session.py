@@ -635,14 +635,17 @@ class Session:
         )
         self.unanswered += 1
 
-        def got(count: int) -> bytes:
+        def finish() -> None:
             port.finished = True
+            port.forget_callers()  # it is answered once; and these and the port hold each other
             self._answered()
+
+        def got(count: int) -> bytes:
+            finish()
             return encode.got(count, command.id)
 
         def refused(error: ClientError) -> None:
-            port.finished = True
-            self._answered()
+            finish()
             self.fail(error, command.id)
 
         port.on_got = got
@@ -709,7 +712,7 @@ class Session:
         """After `close`: refer to nothing that refers back (see `Connection.let_go`)."""
         self.on_answered = None
         for port in self.ports:
-            port.on_got = port.on_refused = port.on_ended = None
+            port.forget_callers()
         del self._unasked
 
 

@@ -66,12 +66,12 @@ class PublishBatch:
     def fail(self, index: int, error: ClientError) -> None:
         if self.errors is None:
             self.errors = {}
-        self.errors[index] = error
+        self.errors[index] = error.alone()
 
     def fail_all(self, error: ClientError) -> None:
         """None of it was kept. Each error names the id that was asked for, if one was."""
         self.ids = [item.message_id or "" for item in self.items]
-        self.errors = dict.fromkeys(range(len(self.items)), error)
+        self.errors = dict.fromkeys(range(len(self.items)), error.alone())
         self.duplicates = self.dup_of = None
 
     def begin_anew(self) -> None:

@@ -340,6 +340,7 @@ class Decoder:
 
     def _refuse(self, item: Rejected, out: list[Item]) -> None:
         self._errors_in_a_row += 1
+        item.error.alone()
         if self._errors_in_a_row >= self._errors_max:
             item.error = fatal(item.error)
         self.taken += 1
