@@ -251,7 +251,7 @@ class Intake:
             self.next_seq = messages[-1].seq + 1
             self.books.accept(messages, size, durability)
             if durability == MEMORY:
-                self.waiting.enter(messages, stamp, alike=alike)
+                self.waiting.enter(messages, stamp, size if alike else None)
             else:
                 self.committing.update({m.seq: m for m in messages})
             if self.books.overflow == "drop_oldest":

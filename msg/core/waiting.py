@@ -41,10 +41,11 @@ class Waiting:
 
     # -- coming -------------------------------------------------------------------------
 
-    def enter(self, messages: list[Message], stamp: Stamp, *, alike: bool = False) -> None:
+    def enter(self, messages: list[Message], stamp: Stamp, size: int | None = None) -> None:
         """First deliveries of one durability take their places, in order of seq: delayed,
-        ready, or cold. `alike`: it is known that none has a delay or a priority."""
-        alike = alike or not any([m.due or m.priority != PRIORITY for m in messages])
+        ready, or cold. `size`: their bytes, where it is known that none has a delay or a
+        priority."""
+        alike = size is not None or not any([m.due or m.priority != PRIORITY for m in messages])
         if not alike:
             messages = self._delay_some(messages, stamp)
         if not messages:
@@ -66,7 +67,7 @@ class Waiting:
                     self.ready.lane(message.priority).append([message])
             self.books.send_away(away)
             return
-        main.append(messages)
+        main.append(messages, size)
         last = messages[-1]
         if last.durability:
             cold.to = max(cold.to, last.seq)
