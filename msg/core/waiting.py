@@ -163,7 +163,7 @@ class Waiting:
             and messages[-1].seq <= cold.to
             and not any([m.attempts or m.priority != PRIORITY for m in messages])
         ):
-            self.ready.append(messages)  # read in order, up to the border, and never tried
+            self.ready.main.append(messages)  # read in order, up to the border, and never tried
         else:
             line: list[Message] = []
             for message in messages:

@@ -15,7 +15,7 @@ backwards, and segments go oldest first, so what is left is always a suffix that
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -24,7 +24,7 @@ from msg.store import records
 from msg.store.index import TRIED, Index, Segment
 from msg.store.layout import Commit, Copy, Tries, runs_of, tried_of, tries_after
 from msg.store.names import directory_of, is_cut
-from msg.store.readahead import ReadPlan, plan_after, plan_seqs
+from msg.store.readahead import Extent, ReadPlan, plan_after, plan_seqs
 from msg.store.records import Remembered
 from msg.store.scan import Damage, Digest
 
@@ -34,6 +34,7 @@ QUEUES, TOPICS = "queues", "topics"
 SEGMENT_BYTES = 16 << 20
 CRAMPED_BYTES = 256 << 10  # on a full disk a segment may be finished from this size on
 COPY_BYTES = 256 << 10  # of old live messages that one commit copies ahead, or its own size
+PARSED_TOGETHER = 512  # records; one that is not like the others makes so many take longer
 DROPS_MAX = 8  # segments that one commit deletes; each costs a directory sync
 SUFFIX = ".jsonl"
 DAMAGED = "a record's crc does not fit"
@@ -259,29 +260,41 @@ class Log:
             plan.settled == self.index.settled
             or self.index.highest_settled < plan.extents[0].seqs[0]
         )
-        pub_of, seed, tries = records.pub_of, self.seed, self.tries
-        for extent, blob in zip(plan.extents, blobs, strict=True):
-            base = extent.offset
-            for seq, offset, length in zip(
-                extent.seqs, extent.offsets, extent.lengths, strict=True
-            ):
-                start = offset - base
-                message = pub_of(seed, blob[start : start + length - 1])
-                if message is not None and message.seq == seq:
-                    if all_live or self.index.flags(seq):
-                        if seq in tries:
-                            self._add_tries(message)
-                        out.append(message)
-                elif (where := self.index.where(seq)) is not None:
-                    if (where[0].path, where[1]) != (extent.path, offset):
-                        return out  # it was copied ahead meanwhile: the next plan finds it there
-                    plan.damaged.append(Damage(extent.path, offset, length, seq, DAMAGED))
-                if seq > plan.after:
-                    plan.after = seq
+        pubs_of, seed = records.pubs_of, self.seed
+        for part, blob in _parts(plan, blobs):
+            starts = [offset - part.offset for offset in part.offsets]
+            found = pubs_of(seed, blob, part.seqs, starts, part.lengths)
+            whole = True
+            if found is None:
+                found, whole = self._parse_each(plan, part, blob)
+            else:
+                plan.after = max(plan.after, part.seqs[-1])
+            out += found if all_live else [m for m in found if self.index.flags(m.seq)]
+            if not whole:
+                break
+        if self.tries:
+            for message in [m for m in out if m.seq in self.tries]:
+                self._add_tries(message)
         if plan.damaged:
             self._bad += plan.damaged
             self.drop([d.seq for d in plan.damaged], "damaged on disk")
         return out
+
+    def _parse_each(self, plan: ReadPlan, part: Extent, blob: bytes) -> tuple[list[Message], bool]:
+        """One by one: some are damaged, or not alike. And whether all have been looked at."""
+        out: list[Message] = []
+        for seq, offset, length in zip(part.seqs, part.offsets, part.lengths, strict=True):
+            start = offset - part.offset
+            message = records.pub_of(self.seed, blob[start : start + length - 1])
+            if message is not None and message.seq == seq:
+                out.append(message)
+            elif (where := self.index.where(seq)) is not None:
+                if (where[0].path, where[1]) != (part.path, offset):
+                    # it was copied ahead meanwhile: the next plan finds it there
+                    return out, False
+                plan.damaged.append(Damage(part.path, offset, length, seq, DAMAGED))
+            plan.after = max(plan.after, seq)
+        return out, True
 
     def _add_tries(self, message: Message) -> None:
         tries = self.tries[message.seq]
@@ -575,6 +588,17 @@ class Log:
         self._noted.take_settled(noted)
         self._noted.take_options(noted)
         self._victim = None
+
+
+def _parts(plan: ReadPlan, blobs: Sequence[bytes]) -> Iterator[tuple[Extent, bytes]]:
+    """The extents with what was read of each, so many records at a time."""
+    for e, blob in zip(plan.extents, blobs, strict=True):
+        for at in range(0, len(e.seqs), PARSED_TOGETHER):
+            part = slice(at, at + PARSED_TOGETHER)
+            yield (
+                Extent(e.path, e.offset, e.length, e.seqs[part], e.offsets[part], e.lengths[part]),
+                blob,
+            )
 
 
 def _joined(head: bytes, pubs: list[bytes], others: list[bytes], count: int) -> bytes:

@@ -20,6 +20,7 @@ import struct
 from binascii import hexlify
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any
 from zlib import crc32
 
@@ -304,6 +305,46 @@ def pub_of(seed: int, line: bytes) -> Message | None:
         return message_of(line)
     seq, wire, message_id = usual.groups()
     return Message(int(seq), message_id.decode(), wire)
+
+
+def pubs_of(
+    seed: int, data: bytes, seqs: list[int], offsets: list[int], lengths: list[int]
+) -> list[Message] | None:
+    """Pubs that were read ahead, checked, at these places. None if one of them is not what was
+    written, or differs from the first in more than seq, id and what follows it: then they are
+    to be looked at one by one (`pub_of`), which takes two or three times as long."""
+    ends = [at + length for at, length in zip(offsets, lengths, strict=True)]
+    texts = [data[at : end - END_BYTES] for at, end in zip(offsets, ends, strict=True)]
+    crcs = [crc32(text, seed) for text in texts]
+    if [data[end - END_BYTES : end] for end in ends] != _line_ends(crcs):
+        return None
+    first = texts[0]
+    seq_end = first.find(b",", _PUB_AT) + 1
+    wire_at = first.find(_TOPIC)
+    id_at = first.find(_ID) + len(_ID)
+    width = first.find(_AT, id_at) - id_at
+    if not _PUB_AT < seq_end <= wire_at < id_at <= id_at + width:
+        return None
+    alike = first[seq_end:id_at]
+    heads = b"%b%b,%b" % (PUB, encode(seqs)[1:-1].replace(b",", b",%b%b" % (alike, PUB)), alike)
+    if b"".join([text[:id_at] for text in texts]) != heads:
+        return None
+    id_end = id_at + width + len(_AT)
+    names = b"".join([text[id_at:id_end] for text in texts])
+    if b"\\" in names or not names.isascii():  # one may be cut within a character
+        return None
+    *ids, _ = names.decode().split(_AT.decode())
+    if len(ids) != len(seqs) or {*map(len, ids)} != {width}:
+        return None
+    wires = [text[wire_at:] for text in texts]
+    if wire_at == seq_end:
+        return list(map(Message, seqs, ids, wires))
+    options = _decode_options(b"{%b}" % first[seq_end : wire_at - 1])
+    if options.key or options.origin:
+        return None
+    durability = DURABILITIES[options.durability]
+    each = [options.priority, durability, options.due, options.expires]
+    return list(map(Message, seqs, ids, wires, *map(repeat, each)))
 
 
 def message_of(line: bytes) -> Message:
