@@ -58,6 +58,7 @@ INBOX = "_inbox."
 # stop of the broker makes a difference.
 ACK_DURABLE_S = queues.LAZY_S
 ACK_MEMORY_S = 0.25
+GETS_MAX = 1000  # under way at one time, of one connection
 TRIES = 10  # a destination that ends between look-up and hand-over is looked up again
 Destination = tuple[str, str, str | None]  # mode, topic, durability
 Key = tuple[str, str, str | None, str | None]  # mode, topic or pattern, group, sub
@@ -98,6 +99,7 @@ class Session:
         self.unanswered = 0  # requests whose answers are still to come from elsewhere
         self.on_answered: Callable[[], None] | None = None
         self.published_count = 0
+        self._gets = 0  # that have no answer yet
         self._acks: dict[QueuePort, list[Message]] = {}
         self._unasked = Unasked(self)
 
@@ -117,10 +119,10 @@ class Session:
                 case Ack():
                     self._ack(item)
                 case _:
+                    self._flush_acks()  # first: publishes may wait for room, and acks never do
                     if batches:
                         await self._publish_all(batches)
                         batches = {}
-                    self._flush_acks()
                     if isinstance(item, Rejected):
                         self.reject(item)
                     else:
@@ -626,6 +628,12 @@ class Session:
         if any([p.done for p in self.ports]):
             self.ports = [p for p in self.ports if not p.done]
             self.tags.forget()
+        if self._gets >= GETS_MAX:
+            raise ClientError(
+                "too_many",
+                f"a connection may have {GETS_MAX} gets under way; wait for one, or subscribe",
+                limit=GETS_MAX,
+            )
         port = self._queue_port(
             queue, (command.mode, name, group, command.sub), timeout, auto=False
         )
@@ -634,8 +642,10 @@ class Session:
             port, prefetch=command.n, ack_timeout=timeout, name=port.name, pull=(command.n, until)
         )
         self.unanswered += 1
+        self._gets += 1
 
         def finish() -> None:
+            self._gets -= 1
             port.finished = True
             port.forget_callers()  # it is answered once; and these and the port hold each other
             self._answered()
