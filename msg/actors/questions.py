@@ -27,6 +27,7 @@ from msg.core import commands
 from msg.core.names import dead_name, group_address, refuse_broker_name, split_group
 from msg.errors import ClientError
 from msg.protocol import encode
+from msg.protocol.codec import commands_by_action
 
 if TYPE_CHECKING:
     from msg.actors.context import Context
@@ -161,13 +162,11 @@ class Questions:
 
     async def _help(self, _: "Session | None", question: commands.Help) -> Row:
         actions: Row = {}
-        for cls in [*commands.Command.__subclasses__(), *commands.Question.__subclasses__()]:
-            if cls is commands.Question:
-                continue
-            if cls in commands.Question.__subclasses__() and cls not in _ANSWERS:
+        for action, cls in commands_by_action().items():
+            if issubclass(cls, commands.Question) and cls not in _ANSWERS:
                 continue
             fields = msgspec.structs.fields(cls)
-            actions[str(cls.__struct_config__.tag)] = {
+            actions[action] = {
                 "required": [f.encode_name for f in fields if f.required],
                 "optional": [f.encode_name for f in fields if not f.required],
             }

@@ -409,7 +409,7 @@ def _class_named(fields: dict[str, Raw]) -> type[Command]:
         raise ClientError(
             "unknown_action", f'"action" must be a string: one of {_actions()}.'
         ) from None
-    class_ = _classes().get(name)
+    class_ = commands_by_action().get(name)
     if class_ is None:
         shown = "".join(c if c.isprintable() else "?" for c in name[:40])
         raise ClientError(
@@ -455,7 +455,7 @@ def _fields_of(class_: type[Command]) -> dict[str, msgspec.structs.FieldInfo]:
 
 
 @cache
-def _classes() -> dict[str, type[Command]]:
+def commands_by_action() -> dict[str, type[Command]]:
     """Every command by its action, in the order of `msg.core.commands`."""
 
     def all_below(class_: type[Command]) -> Iterator[type[Command]]:
@@ -469,7 +469,7 @@ def _classes() -> dict[str, type[Command]]:
 
 
 def _actions() -> str:
-    return ", ".join(_classes())
+    return ", ".join(commands_by_action())
 
 
 def _bad_frame(text: str) -> Rejected:
