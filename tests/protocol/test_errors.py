@@ -4,7 +4,7 @@ import pytest
 
 from msg.core import commands
 from msg.protocol.checks import EXPECTED, Checks
-from msg.protocol.codec import commands_by_action, _fields_of, decode_frame
+from msg.protocol.codec import _fields_of, commands_by_action, decode_frame
 from tests.protocol.wire import HELLO, after_hello, kinds, plain
 
 ID = "a string of 1-128 printable bytes"

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from msg.core.commands import Publish
-from msg.protocol.codec import commands_by_action, _decode, _decode_fields
+from msg.protocol.codec import _decode, _decode_fields, commands_by_action
 from tests.protocol.test_traps import NOT_JSON, NOT_UTF8, SURROGATES, publish
 
 
