@@ -534,7 +534,8 @@ class QueueActor:
         self.ledger.publish(mail.batch, stamp)
 
     def _attach(self, mail: Attach, _: Stamp) -> None:
-        self.ledger.attach(mail.consumer)
+        # a copy: a turn that fails must not leave its leases in the mail that comes again
+        self.ledger.attach(mail.consumer.anew())
         self.effects.attached.append(mail)
 
     def _detach(self, mail: Detach, stamp: Stamp) -> None:
