@@ -559,7 +559,7 @@ class QueueActor:
     def _settle(self, mail: Settle, _: Stamp) -> None:
         failures = self.ledger.ack(mail.port, mail.messages)
         self.effects.settled.append((mail.port, mail.messages))
-        if failures or mail.settlement.request_id is not None:
+        if failures or mail.settlement.counted:  # else nobody waits for it to be complete
             self._part(mail, failures)
 
     def _give_back(self, mail: GiveBack, stamp: Stamp) -> None:

@@ -1,5 +1,8 @@
 """Ack, nack and touch; attempts, deadlines, dead letters."""
 
+import pytest
+import trio
+
 from tests.actors.kit import Client, Running, running, settings, settled
 
 
@@ -108,6 +111,19 @@ async def test_an_ack_does_not_wait_behind_a_publish_for_which_there_is_no_room(
         assert broker.queue("jobs").gauge.messages == 0
         broker.world.free_disk()
         await client.until("pong")
+
+
+@pytest.mark.parametrize("named", [{"tags": [1, 2]}, {"message_ids": ["m0", "m1"]}])
+async def test_an_ack_of_several_without_an_id_is_complete_too(autojump_clock, named):
+    async with running() as broker:
+        client = await holding(broker, 2)
+        await client.send(action="ack", **named)
+        await settled()
+        assert broker.connection(1).session.unanswered == 0
+        await client.eof()
+        with trio.fail_after(1):  # what is not answered would be waited for
+            assert await client.closed() == []
+        assert broker.queue("jobs").gauge.messages == 0
 
 
 async def test_one_ack_may_span_queues_and_is_answered_once(autojump_clock):
