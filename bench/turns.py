@@ -2,10 +2,10 @@
 
     TRIO_MSG="python bench/turns.py" python bench/peers/run.py --peers trio-msg --workloads W4
 
-Takes the arguments of `trio-msg`. A turn is all that runs between two waits for I/O; its
-length is what everybody else waits. It is counted in CPU time, so that other processes on the
-same machine do not count. When the broker stops, it goes to the file that TURNS_OUT names (else
-to stderr) how many turns exceeded each length, how many tasks ran in the longest one (thousands
+Takes the arguments of `trio-msg`. A turn is all that runs between two waits for I/O, and what
+Trio does with the events of the first; its length is what everybody else waits. It is counted in
+CPU time, so that other processes on the same machine do not count, and until the broker is told to
+stop. Then it goes to the file that TURNS_OUT names (else to stderr) how many turns exceeded each length, how many tasks ran in the longest one (thousands
 where thousands of clients did something in the same moment), and what the garbage collector took.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import trio
 
+from msg.actors.listener import Connections
 from msg.cli.main import main
 
 LIMITS_MS = (1, 2, 5, 10, 20, 50)
@@ -33,24 +34,23 @@ class Turns(trio.abc.Instrument):
         self._began = self._paused = 0.0
         self._steps = 0
         self._longest = (0.0, 0)  # of the turns: seconds, steps of tasks
+        self.over = False  # the broker stops: nobody waits for it any more
         self._from = time.monotonic() + START_S
-
-    def after_io_wait(self, timeout: float) -> None:
-        self._steps = 0
-        self._began = time.thread_time()
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         self._steps += 1
 
     def before_io_wait(self, timeout: float) -> None:
-        if time.monotonic() > self._from:
-            self.turns.append(time.thread_time() - self._began)
+        now = time.thread_time()
+        if time.monotonic() > self._from and not self.over:
+            self.turns.append(now - self._began)
             self._longest = max(self._longest, (self.turns[-1], self._steps))
+        self._began, self._steps = now, 0
 
     def collecting(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._paused = time.thread_time()
-        elif time.monotonic() > self._from:
+        elif time.monotonic() > self._from and not self.over:
             self.pauses.append((time.thread_time() - self._paused, info["generation"]))
 
     def told(self) -> str:
@@ -71,6 +71,13 @@ def _told(what: str, seconds: list[float]) -> str:
 
 def run() -> None:
     turns, run_loop = Turns(), trio.run
+    stop = Connections.stop_accepting
+
+    def stopping(connections: Connections) -> None:
+        turns.over = True
+        stop(connections)
+
+    Connections.stop_accepting = stopping  # type: ignore[method-assign]
 
     def measured(*args: Any, **options: Any) -> Any:
         gc.callbacks.append(turns.collecting)

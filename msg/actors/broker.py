@@ -144,7 +144,7 @@ async def run_broker(
     if logger is None:
         import structlog
 
-        logger = structlog.get_logger()
+        logger = structlog.get_logger().bind()  # else each line, written or not, binds one
     recovered = await world.in_disk_thread(partial(_open, world, settings, logger))
     listeners = await open_listeners(settings.host, settings.port) if listen else []
     broker: Broker | None = None
@@ -198,6 +198,8 @@ async def run_broker(
     finally:
         for listener in listeners:
             listener.socket.close()
+        if broker is not None:
+            broker.connections.close()
     await world.in_disk_thread(partial(close_store, world.disk))
 
 

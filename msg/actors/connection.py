@@ -29,6 +29,7 @@ from msg.protocol.codec import Decoder, Rejected
 
 if TYPE_CHECKING:
     from msg.actors.context import Context
+    from msg.actors.turnstile import Turnstile
 
 READ_BYTES = 1 << 16
 READ_BYTES_MORE = 1 << 18  # after a read that was full: the larger, the fewer turns a message costs
@@ -47,11 +48,19 @@ class Cut(Exception):
 class Connection:
     """See the module. `run` is the whole life of the connection."""
 
-    def __init__(self, stream: trio.abc.Stream, number: int, context: "Context", peer: str) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        number: int,
+        context: "Context",
+        peer: str,
+        turnstile: "Turnstile | None" = None,
+    ) -> None:
         limits = context.settings.limits
         self.stream = stream
         # it stays open until `run` has returned
         self._fd = stream.socket.fileno() if isinstance(stream, trio.SocketStream) else -1
+        self._turnstile = turnstile  # None: it waits for bytes by itself
         self.context = context
         self.number = number
         self.peer = peer
@@ -103,13 +112,21 @@ class Connection:
                     why = str(cut)
                 except _GONE as gone:
                     why = f"reset: {gone}"
-                nursery.cancel_scope.cancel()
+                if self.outbox.idle:
+                    self._depart()  # which tells the writer; a cancellation costs ten times that
+                else:
+                    nursery.cancel_scope.cancel()
         finally:
-            self.session.close()
-            self.outbox.close()
+            if not self.outbox.closed:
+                self._depart()
         if self._fault is not None:
             raise self._fault
         return why or self._gone
+
+    def _depart(self) -> None:
+        """Nothing is being written any more: tell everybody."""
+        self.session.close()
+        self.outbox.close()
 
     def _fail(self, everything: trio.CancelScope, error: Exception) -> None:
         """A bug that showed while another actor told us something."""
@@ -172,8 +189,7 @@ class Connection:
                 await session.handle(items, len(data))
                 if decoder.closed:
                     return await self._refuse_to_go_on()
-            if decoder.pending or self._partial_since != inf:
-                self._watch()
+            self._watch()
             self._open_to_check_ups()
 
     def _open_to_check_ups(self) -> None:
@@ -261,10 +277,11 @@ class Connection:
         """No more requests: all that was received is answered, then the end."""
         items = self.decoder.eof()
         if items:
+            self.outbox.shut = False
             await self.session.handle(items, 0)
-        answered = trio.Event()
-        self.session.on_answered = lambda: None if self.session.unanswered else answered.set()
         if self.session.unanswered:
+            answered = trio.Event()
+            self.session.on_answered = lambda: None if self.session.unanswered else answered.set()
             await answered.wait()
         await self._flush()
         return CLOSED
@@ -282,6 +299,8 @@ class Connection:
         return "closed after an error"
 
     async def _flush(self) -> None:
+        if self.outbox.empty:
+            return
         with trio.move_on_after(FLUSH_S):
             while not self.outbox.empty:
                 self._drained = trio.Event()
@@ -365,8 +384,10 @@ class Connection:
         if self._more_to_read:
             size = READ_BYTES_MORE
             await trio.lowlevel.checkpoint()
-        else:
+        elif self._turnstile is None:
             await trio.lowlevel.wait_readable(fd)
+        else:
+            await self._turnstile.wait_readable(fd, self)
         while True:
             try:
                 data = os.read(fd, size)
@@ -376,7 +397,16 @@ class Connection:
             except OSError as error:
                 raise trio.BrokenResourceError(_reason(error)) from error
             self._more_to_read = len(data) >= READ_BYTES
+            if data and self.outbox.shut:
+                self.outbox.shut = False  # there was more than the end: it may still want something
             return data
+
+    def noticed(self, *, leaving: bool) -> None:
+        """There is something to read, which is read as soon as it is this client's turn."""
+        self._last_read = self.context.world.now()
+        self._pings = 0
+        if leaving and not self.session.unanswered:
+            self.outbox.shut = True
 
     def _sender(self) -> Callable[[], Awaitable[None]]:
         if self._fd >= 0:

@@ -80,10 +80,7 @@ class Mailbox(Generic[T]):
         if not (self._notes or self.depth):
             return [first]
         notes, self._notes = self._notes, []
-        notes.append(first)
-        if self.depth:
-            notes += self.take_nowait()
-        return notes
+        return [*notes, first, *self.take_nowait()]
 
     def take_nowait(self) -> list[T]:
         """All that is there, without waiting."""

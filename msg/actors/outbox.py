@@ -15,7 +15,6 @@ doors (`answer`, `Port.deliver`, …) never wait and never fail.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import wraps
-from operator import attrgetter
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import trio
@@ -23,7 +22,6 @@ import trio
 WRITE_BYTES = 1 << 18  # a write takes about so much: large enough to amortise, small to share
 DIRECT_BYTES = 4 << 10  # a turn writes no more than so much itself: a batch is better gathered
 DIRECT_MOST = 64  # and to no more outboxes: a write is a system call of 5 to 10 us
-_DELIVERIES = attrgetter("bytes")  # of an outbox: bytes of deliveries
 
 P = ParamSpec("P")
 
@@ -97,7 +95,7 @@ class Outbound(Budget):
 
     def _write_out(self, fresh: "list[Outbox]") -> None:
         if len(fresh) > 1:
-            fresh.sort(key=_DELIVERIES, reverse=True)
+            fresh.sort(key=_only_answers)
         for outbox in fresh[:DIRECT_MOST]:
             outbox.write_now()
         for outbox in fresh[DIRECT_MOST:]:
@@ -138,7 +136,8 @@ class Outbox:
 
     __slots__ = ("_answers", "_bell", "_idle", "_parts", "_ports", "_ready", "_wait",
                  "_written_at", "answer_bytes", "budget", "bytes", "claimed", "claims", "closed",
-                 "conn", "direct", "limit", "on_fault", "on_slow", "writing")  # fmt: skip
+                 "conn", "direct", "limit", "on_fault", "on_slow", "shut",
+                 "writing")  # fmt: skip
 
     def __init__(self, limit: int, budget: Outbound, conn: int = 0) -> None:
         self.limit = limit
@@ -151,6 +150,7 @@ class Outbox:
         self.claimed = 0  # bytes reserved for pages of replays that are being read
         self.claims: dict[Port, None] = {}  # ports whose replays wait for room
         self.closed = False
+        self.shut = False  # its client seems to leave: give it nothing that waits for an answer
         self.on_fault: Callable[[Exception], None] | None = None  # the connection's
         # a subscription has lost messages: its `sub`, and how many so far
         self.on_slow: Callable[[str | None, int], None] | None = None
@@ -202,8 +202,8 @@ class Outbox:
 
     @property
     def room(self) -> int:
-        """Bytes of deliveries that may still be added; 0 when closed."""
-        if self.closed:
+        """Bytes of deliveries that may still be added; 0 when closed or shut."""
+        if self.closed or self.shut:
             return 0
         return min(self.limit - self.bytes, self.budget.limit - self.budget.used)
 
@@ -243,6 +243,11 @@ class Outbox:
                 return
         self.wake()
 
+    @property
+    def idle(self) -> bool:
+        """Whether the writer waits for the bell, and nothing has rung it."""
+        return self._idle
+
     # -- for the writer -------------------------------------------------------------------
 
     async def wait(self) -> None:
@@ -261,13 +266,6 @@ class Outbox:
         parts = self._answers
         self._answers = []
         size, self.answer_bytes = self.answer_bytes, 0
-        self._ports = self._take_deliveries(parts, size) if self._ready else ()
-        self._parts = parts
-        self.writing = parts[0] if len(parts) == 1 else b"".join(parts)
-        return self.writing
-
-    def _take_deliveries(self, parts: list[bytes], size: int) -> Collection[Port]:
-        """Add what fits behind `size` bytes; whose it is."""
         ports: dict[Port, None] = {}
         while self._ready and size < WRITE_BYTES:
             port = next(iter(self._ready))
@@ -278,7 +276,9 @@ class Outbox:
                 size += len(chunk)
             if port.waits:
                 self._ready[port] = None  # to the end: its turn comes again
-        return ports
+        self._parts, self._ports = parts, ports
+        self.writing = parts[0] if len(parts) == 1 else b"".join(parts)
+        return self.writing
 
     def wrote(self, clock: Clock) -> None:
         """The kernel has all of the write that was under way."""
@@ -314,3 +314,7 @@ class Outbox:
         if self._idle:
             self._idle = False
             self.wake()
+
+
+def _only_answers(outbox: Outbox) -> bool:
+    return not outbox.bytes

@@ -7,7 +7,6 @@ import outcome
 import trio
 
 from msg.actors.waits import waiting
-from msg.errors import ClientError
 
 T = TypeVar("T")
 
@@ -29,21 +28,16 @@ class Reply(Generic[T]):
         self._settle(outcome.Value(value))
 
     def fail(self, error: Exception) -> None:
-        self._settle(outcome.Error(error.alone() if isinstance(error, ClientError) else error))
+        self._settle(outcome.Error(error))
 
     async def wait(self) -> T:
         with waiting(self.of, "an answer"):
             await self._answered.wait()
-        # an error refers to this frame and the asker's, which hold this reply: it lets go of it
-        result, self._outcome = self._outcome, None
-        if result is None:
-            raise AssertionError("a reply is waited for once")
-        try:
-            return result.unwrap()
-        finally:
-            del result
+        if self._outcome is None:
+            raise AssertionError("answered without an outcome")
+        return self._outcome.unwrap()
 
     def _settle(self, result: outcome.Outcome[T]) -> None:
-        if not self._answered.is_set():
+        if self._outcome is None:
             self._outcome = result
             self._answered.set()

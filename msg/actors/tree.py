@@ -33,14 +33,16 @@ if TYPE_CHECKING:
 
 KINDS = frozenset(
     ["broker", "store", "timer", "directory", "listener", "connection", "queue", "topic",
-     "writer", "heartbeat", "watchdog", "group", "web", "making", "deleting"]
+     "writer", "heartbeat", "watchdog", "group", "web", "turnstile", "making", "deleting"]
 )  # fmt: skip
 SLICE = 50  # actors described in one turn: under half a millisecond
 KEEP = 20  # of one kind under one parent, before the rest is folded
 SENDERS_MAX = 10  # waiting senders that are named for one mailbox
 NAMES_MAX = 3  # of a connection's consumers
 # these live as long as the broker does
-LASTING = frozenset(["store", "timer", "directory", "listener", "heartbeat", "watchdog", "web"])
+LASTING = frozenset(
+    ["store", "timer", "directory", "listener", "heartbeat", "watchdog", "web", "turnstile"]
+)
 TAKES_TIME_S = 0.1  # a write or commit that is under way is no wait before that
 
 Row = dict[str, Any]
@@ -334,14 +336,15 @@ def fold(rows: Sequence[Row], keep: int, expand: Sequence[str] = ()) -> list[Row
             group.sort(key=lambda row: (row["name"] not in expand, _dullness(row)))
             group[keep:] = [_sum(parent, kind, group[keep:])]
         below.setdefault(parent, []).extend(group)
-    return list(_in_order(below, ""))
+    out: list[Row] = []
 
+    def put(parent: str) -> None:
+        for row in below.get(parent, ()):
+            out.append(row)
+            put(row["name"])
 
-def _in_order(below: dict[str, list[Row]], parent: str) -> Iterator[Row]:
-    """Parents before children."""
-    for row in below.get(parent, ()):
-        yield row
-        yield from _in_order(below, row["name"])
+    put("")
+    return out
 
 
 def _dullness(row: Row) -> tuple[Any, ...]:

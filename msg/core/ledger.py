@@ -184,8 +184,7 @@ class QueueLedger:
 
     def dispatch(self, stamp: Stamp) -> None:
         """Hand out what is ready to whoever has credit."""
-        if self.intake.parking.batches:
-            self.intake.unpark(stamp)
+        self.intake.unpark(stamp)
         stopped = self.paused or self.draining
         if not stopped:
             self._dispatch.run(stamp)
@@ -417,7 +416,7 @@ class QueueLedger:
 
     @settings.setter
     def settings(self, settings: QueueSettings) -> None:
-        self.books.adopt(settings)
+        self.books.settings = settings
 
     @property
     def dead_gauge(self) -> Gauge:

@@ -43,11 +43,10 @@ class Lane:
         back = sorted([entry for entry in self.back if entry[0] not in self.gone])
         return heapq.merge(fifo, [entry[1] for entry in back], key=_seq)
 
-    def append(self, messages: list[Message], size: int | None = None) -> None:
-        """Messages not yet given out, rising; normally behind all that are here. `size`: their
-        bytes, where they are known."""
+    def append(self, messages: list[Message]) -> None:
+        """Messages not yet given out, rising; normally behind all that are here."""
         fifo, deep = self.fifo, self.deep
-        self.bytes += sum([len(m.wire) for m in messages]) if size is None else size
+        self.bytes += sum([len(m.wire) for m in messages])
         if fifo and messages[0].seq < (fifo[-1].seq if deep is None else deep.last):
             for message in messages:
                 heapq.heappush(self.back, (message.seq, message))
@@ -128,10 +127,7 @@ class Lane:
         else:
             popleft = fifo.popleft
             taken = [popleft() for _ in range(most)]
-        if fifo or self.back or self.deep is not None:
-            size = sum([len(m.wire) for m in taken])
-        else:
-            size = self.bytes  # that was all
+        size = sum([len(m.wire) for m in taken])
         while size > room and len(taken) > 1:
             fifo.appendleft(taken.pop())
             size -= len(fifo[0].wire)

@@ -41,23 +41,21 @@ class Waiting:
 
     # -- coming -------------------------------------------------------------------------
 
-    def enter(self, messages: list[Message], stamp: Stamp, size: int | None = None) -> None:
+    def enter(self, messages: list[Message], stamp: Stamp) -> None:
         """First deliveries of one durability take their places, in order of seq: delayed,
-        ready, or cold. `size`: their bytes, where it is known that none has a delay or a
-        priority."""
-        alike = size is not None or not any([m.due or m.priority != PRIORITY for m in messages])
-        if not alike:
+        ready, or cold."""
+        if any([m.due for m in messages]):
             messages = self._delay_some(messages, stamp)
         if not messages:
             return
         cold, main = self.cold, self.ready.main
         if (
-            not alike
-            or cold.count
+            cold.count
             or (
                 messages[0].durability
                 and main.bytes + len(messages) * len(messages[0].wire) >= cold.hot_bytes  # about
             )
+            or any([m.priority != PRIORITY for m in messages])
         ):
             away: list[Message] = []
             for message in messages:
@@ -67,7 +65,7 @@ class Waiting:
                     self.ready.lane(message.priority).append([message])
             self.books.send_away(away)
             return
-        main.append(messages, size)
+        main.append(messages)
         last = messages[-1]
         if last.durability:
             cold.to = max(cold.to, last.seq)
@@ -163,7 +161,7 @@ class Waiting:
             and messages[-1].seq <= cold.to
             and not any([m.attempts or m.priority != PRIORITY for m in messages])
         ):
-            self.ready.main.append(messages)  # read in order, up to the border, and never tried
+            self.ready.append(messages)  # read in order, up to the border, and never tried
         else:
             line: list[Message] = []
             for message in messages:
