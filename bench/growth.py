@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
+from machine import checkpoint_us
 
 from msg.bench.generators import RECEIVE_BYTES, Lines, Load, dial
 from msg.bench.local import LocalBroker
@@ -281,6 +282,13 @@ def show(table: Table) -> None:
         print(
             f"\n{each:.3f} ns for each byte more; one copy in memory takes {copy:.3f} ns here:"
             f" as much as {each / copy:.1f} copies, the kernel's two among them."
+        )
+    if table.most_us:
+        each, checkpoint = cost(table.rows[-1].result), checkpoint_us()
+        print(
+            f"\nA checkpoint of Trio takes {checkpoint:.1f} us here, and the last row"
+            f" {each / checkpoint:.0f} of them; where the bound of {table.most_us:g} us was set it"
+            " took 3-4 us (`python bench/machine.py`)."
         )
 
 

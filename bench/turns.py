@@ -5,8 +5,9 @@
 Takes the arguments of `trio-msg`. A turn is all that runs between two waits for I/O, and what
 Trio does with the events of the first; its length is what everybody else waits. It is counted in
 CPU time, so that other processes on the same machine do not count, and until the broker is told to
-stop. Then it goes to the file that TURNS_OUT names (else to stderr) how many turns exceeded each length, how many tasks ran in the longest one (thousands
-where thousands of clients did something in the same moment), and what the garbage collector took.
+stop. Then it goes to the file that TURNS_OUT names (else to stderr) how many turns exceeded each
+length, how many tasks ran in the longest one (thousands where thousands of clients did something
+in the same moment), and what the garbage collector took.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ and is never caught near a client. The texts are one sentence that says what
 to do.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 Code = Literal[
     "bad_frame",
@@ -64,6 +64,13 @@ class ClientError(BrokerError):
     def retry(self) -> Retry:
         """Whether sending the same again can help: never, with the same id, or later."""
         return RETRY.get(self.code, "never")
+
+    def alone(self) -> Self:
+        """Without the frames that it came through, and what it came of: to be kept in something
+        that one of those frames holds. Else both wait for a full collection, with all that the
+        frames hold: a read of 256 KiB, say."""
+        self.__traceback__ = self.__context__ = self.__cause__ = None
+        return self
 
 
 class FatalClientError(ClientError):

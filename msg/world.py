@@ -46,7 +46,8 @@ class RealWorld:
     def __init__(self, disk: "Disk", *, disk_threads: int = 8) -> None:
         self.rng: random.Random = random.SystemRandom()
         self._disk = disk
-        self._clock: trio.abc.Clock | None = None  # the loop's
+        # the loop's clock, as soon as it is known: asked for in each turn, several times
+        self.now: Callable[[], float] = self._first_now
         # own limiter: 50 stalled syncs would use up trio's default of 40 threads
         self._limiter = trio.CapacityLimiter(disk_threads)
 
@@ -54,10 +55,9 @@ class RealWorld:
     def disk(self) -> "Disk":
         return self._disk
 
-    def now(self) -> float:
-        if self._clock is None:
-            self._clock = trio.lowlevel.current_clock()
-        return self._clock.current_time()
+    def _first_now(self) -> float:
+        self.now = trio.lowlevel.current_clock().current_time
+        return self.now()
 
     def wall(self) -> float:
         return time.time()

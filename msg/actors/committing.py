@@ -65,7 +65,7 @@ class Gathered:
 
     def add(self, messages: list[Message]) -> None:
         self.logged += messages
-        self.sync = self.sync or any([m.durability == STORED for m in messages])
+        self.sync = self.sync or STORED in [m.durability for m in messages]
 
     def postpone(self) -> "Gathered":
         """The disk was full: the publishes are refused, but their log keeps all the rest for

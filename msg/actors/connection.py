@@ -189,7 +189,8 @@ class Connection:
                 await session.handle(items, len(data))
                 if decoder.closed:
                     return await self._refuse_to_go_on()
-            self._watch()
+            if decoder.pending or self._partial_since != inf:
+                self._watch()
             self._open_to_check_ups()
 
     def _open_to_check_ups(self) -> None:

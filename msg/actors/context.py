@@ -52,10 +52,10 @@ class Context:
     counters: Counters = attrs.field(factory=Counters)
     draining: bool = False
     features: tuple[str, ...] = FEATURES
+    world: "World" = attrs.field(init=False, repr=False)
 
-    @property
-    def world(self) -> "World":
-        return self.services.world
+    def __attrs_post_init__(self) -> None:
+        self.world = self.services.world  # looked at with each read and write
 
     def token(self) -> str:
         """Random enough that nobody guesses another's inbox: 96 bits."""

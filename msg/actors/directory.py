@@ -244,6 +244,7 @@ class Directory:
                 if self.topics.get(topic.name) is topic:
                     topic.post(Retire())
             case Ended(kind, handle):
+                handle.actor = None  # they hold each other
                 table: dict[str, Any] = self.queues if kind == "queues" else self.topics
                 if table.get(handle.name) is handle:
                     del table[handle.name]

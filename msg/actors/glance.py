@@ -5,14 +5,15 @@ read without asking. That is how a queue that takes no mail can be shown too. Al
 questions read of a ledger's insides goes through this module.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING
 
 import attrs
 
-from msg.actors.queue import Sent
+from msg.actors.queue import Sent, Settle
+from msg.actors.timer import Tick
 from msg.core.credit import Consumer
 from msg.core.message import Message
 
@@ -37,6 +38,16 @@ class Lease:
 def ledger_of(queue: "Queue") -> "QueueLedger | None":
     """The ledger of a queue that runs."""
     return getattr(queue.actor, "ledger", None)
+
+
+def hear_acks(queues: "Iterable[Queue]") -> bool:
+    """Have acks heard that these queues have only noted, so that nobody is told of messages as
+    held that were acked before. Whether there are any; queues that run hear them in the next
+    pass of the loop."""
+    noted = [q for q in queues if any([isinstance(note, Settle) for note in q.mailbox.notes])]
+    for queue in noted:
+        queue.post(Tick(0.0))
+    return bool(noted)
 
 
 def leases(broker: "Broker", queue: "Queue", *, exact: bool = True) -> list[Lease]:

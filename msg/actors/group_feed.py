@@ -14,7 +14,7 @@ from msgspec import Raw
 from msg.core.answers import Answers, Part
 from msg.core.batches import PublishBatch
 from msg.core.body import body_of
-from msg.core.commands import Publish
+from msg.core.commands import BarePublish, Publish
 from msg.errors import ActorStopped, ClientError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def copy_batch(
     """A page of what was kept, as publishes to a group; under its own id where its publisher
     may still retry it, so that the group knows it then."""
     messages = copying.messages
-    items = [
+    items: list[BarePublish] = [
         Publish(
             topic=topic,
             message=Raw(body_of(m.wire)),

@@ -70,12 +70,17 @@ def _cycles(ahead: Mapping[str, Sequence[str]]) -> list[list[str]]:
 def _longest(ahead: Mapping[str, Sequence[str]], knotted: set[str]) -> list[str]:
     """The longest chain of waits that no cycle is part of."""
     best: dict[str, list[str]] = {}
+    free = [name for name in ahead if name not in knotted]
+    return max([_chain(name, ahead, knotted, best) for name in free], key=len, default=[])
 
-    def chain(name: str) -> list[str]:
-        if name not in best:
-            best[name] = [name]  # also what ends a recursion that should not be
-            tails = [chain(target) for target in ahead.get(name, ()) if target not in knotted]
-            best[name] = [name, *max(tails, key=len, default=[])]
-        return best[name]
 
-    return max([chain(name) for name in ahead if name not in knotted], key=len, default=[])
+def _chain(
+    name: str, ahead: Mapping[str, Sequence[str]], knotted: set[str], best: dict[str, list[str]]
+) -> list[str]:
+    """The longest from here. `best`: those that are known."""
+    if name not in best:
+        best[name] = [name]  # also what ends a recursion that should not be
+        free = [target for target in ahead.get(name, ()) if target not in knotted]
+        tails = [_chain(target, ahead, knotted, best) for target in free]
+        best[name] = [name, *max(tails, key=len, default=[])]
+    return best[name]

@@ -80,7 +80,10 @@ class Mailbox(Generic[T]):
         if not (self._notes or self.depth):
             return [first]
         notes, self._notes = self._notes, []
-        return [*notes, first, *self.take_nowait()]
+        notes.append(first)
+        if self.depth:
+            notes += self.take_nowait()
+        return notes
 
     def take_nowait(self) -> list[T]:
         """All that is there, without waiting."""

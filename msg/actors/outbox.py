@@ -15,6 +15,7 @@ doors (`answer`, `Port.deliver`, …) never wait and never fail.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import wraps
+from operator import attrgetter
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import trio
@@ -22,6 +23,7 @@ import trio
 WRITE_BYTES = 1 << 18  # a write takes about so much: large enough to amortise, small to share
 DIRECT_BYTES = 4 << 10  # a turn writes no more than so much itself: a batch is better gathered
 DIRECT_MOST = 64  # and to no more outboxes: a write is a system call of 5 to 10 us
+_DELIVERIES = attrgetter("bytes")  # of an outbox: bytes of deliveries
 
 P = ParamSpec("P")
 
@@ -95,7 +97,7 @@ class Outbound(Budget):
 
     def _write_out(self, fresh: "list[Outbox]") -> None:
         if len(fresh) > 1:
-            fresh.sort(key=_only_answers)
+            fresh.sort(key=_DELIVERIES, reverse=True)
         for outbox in fresh[:DIRECT_MOST]:
             outbox.write_now()
         for outbox in fresh[DIRECT_MOST:]:
@@ -266,6 +268,13 @@ class Outbox:
         parts = self._answers
         self._answers = []
         size, self.answer_bytes = self.answer_bytes, 0
+        self._ports = self._take_deliveries(parts, size) if self._ready else ()
+        self._parts = parts
+        self.writing = parts[0] if len(parts) == 1 else b"".join(parts)
+        return self.writing
+
+    def _take_deliveries(self, parts: list[bytes], size: int) -> Collection[Port]:
+        """Add what fits behind `size` bytes; whose it is."""
         ports: dict[Port, None] = {}
         while self._ready and size < WRITE_BYTES:
             port = next(iter(self._ready))
@@ -276,9 +285,7 @@ class Outbox:
                 size += len(chunk)
             if port.waits:
                 self._ready[port] = None  # to the end: its turn comes again
-        self._parts, self._ports = parts, ports
-        self.writing = parts[0] if len(parts) == 1 else b"".join(parts)
-        return self.writing
+        return ports
 
     def wrote(self, clock: Clock) -> None:
         """The kernel has all of the write that was under way."""
@@ -314,7 +321,3 @@ class Outbox:
         if self._idle:
             self._idle = False
             self.wake()
-
-
-def _only_answers(outbox: Outbox) -> bool:
-    return not outbox.bytes

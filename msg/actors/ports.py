@@ -251,6 +251,10 @@ class QueuePort(Port):
 
     # -- for the session --------------------------------------------------------------------
 
+    def forget_callers(self) -> None:
+        """Nobody is told any more what becomes of it."""
+        self.on_got = self.on_refused = self.on_ended = None
+
     def take_by_ids(self, ids: list[str]) -> list[Message] | None:
         """Take out what is held under these ids. None, and nothing is taken, unless each of
         them is the id of one message that is held, and of another one."""

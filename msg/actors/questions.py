@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import msgspec
+import trio
 
 from msg.actors.asking import Row, Rows, option, paged, rows_of, texts
 from msg.actors.export import export
+from msg.actors.glance import hear_acks
 from msg.actors.orders import dead, delete, purge, retry, set_paused
 from msg.actors.peek import held, peek
 from msg.actors.queue import Keep, Queue
@@ -25,6 +27,7 @@ from msg.core import commands
 from msg.core.names import dead_name, group_address, refuse_broker_name, split_group
 from msg.errors import ClientError
 from msg.protocol import encode
+from msg.protocol.codec import commands_by_action
 
 if TYPE_CHECKING:
     from msg.actors.context import Context
@@ -49,8 +52,18 @@ class Questions:
         if method is None:
             action = question.__struct_config__.tag
             raise ClientError("unsupported", f"{action!r} is not known to this version yet")
+        if question.__class__ in _LOOKS:
+            await self._hear_acks(question.topic)
         fields: Row = await method(self, session, question)
         return fields
+
+    async def _hear_acks(self, name: str | None) -> None:
+        """What was acked before is not held any more; a queue that is stuck is not waited for."""
+        queues = self.context.directory.queues
+        one = None if name is None else queues.get(name)
+        if hear_acks(queues.values() if one is None else [one]):
+            await trio.lowlevel.checkpoint()  # those that run may have their turns after ours
+            await trio.lowlevel.checkpoint()
 
     # -- about the broker -------------------------------------------------------------------
 
@@ -149,13 +162,11 @@ class Questions:
 
     async def _help(self, _: "Session | None", question: commands.Help) -> Row:
         actions: Row = {}
-        for cls in [*commands.Command.__subclasses__(), *commands.Question.__subclasses__()]:
-            if cls is commands.Question:
-                continue
-            if cls in commands.Question.__subclasses__() and cls not in _ANSWERS:
+        for action, cls in commands_by_action().items():
+            if issubclass(cls, commands.Question) and cls not in _ANSWERS:
                 continue
             fields = msgspec.structs.fields(cls)
-            actions[str(cls.__struct_config__.tag)] = {
+            actions[action] = {
                 "required": [f.encode_name for f in fields if f.required],
                 "optional": [f.encode_name for f in fields if not f.required],
             }
@@ -239,6 +250,8 @@ class Questions:
             if not handle.post(Keep(state, reply)):
                 raise ClientError("unavailable", f"{name!r} has just ended; declare it again")
             await reply.wait()
+        if command.passive:
+            await self._hear_acks(name)
         effective = handle.settings
         counts = self.queue_row(handle) if kind == "queues" else handle.row()
         session.outbox.answer(
@@ -250,6 +263,8 @@ class Questions:
         )
 
 
+# of what is there now
+_LOOKS = (commands.Stats, commands.Tree, commands.Why, commands.Trace, commands.Peek, commands.Held)
 _ANSWERS: dict[type[commands.Question], Callable[..., Any]] = {
     commands.Stats: Questions._stats,
     commands.Tree: Questions._tree,

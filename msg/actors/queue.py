@@ -287,7 +287,7 @@ class Effects(Lazily):
     replies: "list[tuple[Reply[object], object]]"
 
     def __init__(self) -> None:
-        super().__init__()
+        self.rare = False
         self.puts = 0
         self.settled: list[tuple[Port, Sequence[Message]]] = []
 
@@ -433,6 +433,7 @@ class QueueActor:
             self.refuse(mail, gone)
         for port in list(self.estate.consumers):
             port.ended(order.reason)
+        self.estate.consumers.clear()  # their ports hold this queue
         self._share_nothing()
         order.reply.set(None)
 
@@ -508,7 +509,9 @@ class QueueActor:
         for i, mail in enumerate(mails):
             estate.culprit = i
             if mail.__class__ is Tick:
-                tick = mail  # last: waiting acks come first
+                # last: waiting acks come first; of several, any may tell of a stall
+                if tick is None or mail.stalled > tick.stalled:
+                    tick = mail
             else:
                 _HEAR[mail.__class__](self, mail, stamp)
         estate.culprit = -1
@@ -531,7 +534,8 @@ class QueueActor:
         self.ledger.publish(mail.batch, stamp)
 
     def _attach(self, mail: Attach, _: Stamp) -> None:
-        self.ledger.attach(mail.consumer)
+        # a copy: a turn that fails must not leave its leases in the mail that comes again
+        self.ledger.attach(mail.consumer.anew())
         self.effects.attached.append(mail)
 
     def _detach(self, mail: Detach, stamp: Stamp) -> None:
@@ -555,7 +559,7 @@ class QueueActor:
     def _settle(self, mail: Settle, _: Stamp) -> None:
         failures = self.ledger.ack(mail.port, mail.messages)
         self.effects.settled.append((mail.port, mail.messages))
-        if failures or mail.settlement.request_id is not None:
+        if failures or mail.settlement.counted:  # else nobody waits for it to be complete
             self._part(mail, failures)
 
     def _give_back(self, mail: GiveBack, stamp: Stamp) -> None:
@@ -659,7 +663,7 @@ class QueueActor:
             estate.kept.pop(seq, None)
         if turn.rare:
             self._carry_out_rare(turn)
-        estate.next_seq = ledger.next_seq
+        estate.next_seq = ledger.intake.next_seq
         if turn.parked is not None:
             estate.parked = turn.parked
         if effects.puts:
@@ -688,10 +692,12 @@ class QueueActor:
         for watcher in self.services.watchers:
             watcher.queue_turn(self, turn, effects, stamp)
         self._commit(stamp)
-        self._read_ahead(stamp)
-        if ledger.wake_at < self.armed:
-            self.armed = ledger.wake_at
-            self.services.timer.arm(self.armed, mailbox)
+        if not ledger.waiting.cold.is_empty:
+            self._read_ahead(stamp)
+        wake_at = ledger.books.wake_at
+        if wake_at < self.armed:
+            self.armed = wake_at
+            self.services.timer.arm(wake_at, mailbox)
         log.window_from = ledger.dedup.oldest_seq(log.next_seq)
         due = log.ids_due
         if due is not None:
@@ -717,14 +723,14 @@ class QueueActor:
     def _show(self) -> None:
         """What the rest of the broker sees of this queue."""
         ledger, handle = self.ledger, self.handle
-        gauge = handle.gauge
-        gauge.messages, gauge.bytes = live, _ = ledger.live, ledger.bytes
-        handle.leased = ledger.leased
+        books, gauge = ledger.books, handle.gauge
+        gauge.messages, gauge.bytes = live, _ = books.live, books.bytes
+        handle.leased = leased = ledger.customers.leased
         handle.cramped = ledger.cramped
         # all is in consumers' hands, and nobody waits for room: acks may come later
         handle.patient = (
-            live == handle.leased
-            and not ledger.parked
+            live == leased
+            and not ledger.intake.parking.batches
             and not ledger.draining
             and not self.is_dead  # a dead queue's messages count in its parent's limits
         )
@@ -780,12 +786,13 @@ class QueueActor:
                 self._note_idle()
                 if detach.answer is not None:
                     detach.answer()
-        if len(estate.consumers) != len(self.ledger.consumers):
+        customers = self.ledger.customers
+        if len(estate.consumers) != len(customers.by_port):
             # `get`s and stopped subscriptions that have settled all that they held
-            estate.consumers = dict(self.ledger.consumers)
+            estate.consumers = dict(customers.by_port)
             self._note_idle()
-        if estate.pulls or self.ledger.pulling:
-            estate.pulls = {c.port: c.pull_left for c in self.ledger.pulling}
+        if estate.pulls or customers.pulling:
+            estate.pulls = {c.port: c.pull_left for c in customers.pulling}
         if turn.rare:
             for to, key, message in turn.moves:
                 self.services.move(to, MoveIn(self.handle, key, message))
@@ -919,8 +926,6 @@ class QueueActor:
     def _read_ahead(self, stamp: Stamp) -> None:
         """Ask the store for messages that come next, or came due, and are not in memory."""
         ledger, log = self.ledger, self.log
-        if ledger.waiting.cold.is_empty:
-            return
         wanted = ledger.wants() if self.ahead is None else None
         if wanted is not None:
             after, size = wanted

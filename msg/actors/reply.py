@@ -7,6 +7,7 @@ import outcome
 import trio
 
 from msg.actors.waits import waiting
+from msg.errors import ClientError
 
 T = TypeVar("T")
 
@@ -28,16 +29,21 @@ class Reply(Generic[T]):
         self._settle(outcome.Value(value))
 
     def fail(self, error: Exception) -> None:
-        self._settle(outcome.Error(error))
+        self._settle(outcome.Error(error.alone() if isinstance(error, ClientError) else error))
 
     async def wait(self) -> T:
         with waiting(self.of, "an answer"):
             await self._answered.wait()
-        if self._outcome is None:
-            raise AssertionError("answered without an outcome")
-        return self._outcome.unwrap()
+        # an error refers to this frame and the asker's, which hold this reply: it lets go of it
+        result, self._outcome = self._outcome, None
+        if result is None:
+            raise AssertionError("a reply is waited for once")
+        try:
+            return result.unwrap()
+        finally:
+            del result
 
     def _settle(self, result: outcome.Outcome[T]) -> None:
-        if self._outcome is None:
+        if not self._answered.is_set():
             self._outcome = result
             self._answered.set()

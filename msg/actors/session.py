@@ -21,7 +21,16 @@ from msg.actors.outbox import contained
 from msg.actors.ports import QueuePort, Tags, TopicPort
 from msg.core import commands
 from msg.core.batches import Failure, PublishBatch, Settlement, Unasked
-from msg.core.commands import Ack, Acks, Command, Nack, Publish, Publishes, Touch
+from msg.core.commands import (
+    Ack,
+    Acks,
+    BarePublish,
+    Command,
+    Nack,
+    Publish,
+    Publishes,
+    Touch,
+)
 from msg.core.credit import Consumer
 from msg.core.message import DURABILITIES, Message
 from msg.core.names import (
@@ -49,6 +58,7 @@ INBOX = "_inbox."
 # stop of the broker makes a difference.
 ACK_DURABLE_S = queues.LAZY_S
 ACK_MEMORY_S = 0.25
+GETS_MAX = 1000  # under way at one time, of one connection
 TRIES = 10  # a destination that ends between look-up and hand-over is looked up again
 Destination = tuple[str, str, str | None]  # mode, topic, durability
 Key = tuple[str, str, str | None, str | None]  # mode, topic or pattern, group, sub
@@ -89,6 +99,7 @@ class Session:
         self.unanswered = 0  # requests whose answers are still to come from elsewhere
         self.on_answered: Callable[[], None] | None = None
         self.published_count = 0
+        self._gets = 0  # that have no answer yet
         self._acks: dict[QueuePort, list[Message]] = {}
         self._unasked = Unasked(self)
 
@@ -108,10 +119,10 @@ class Session:
                 case Ack():
                     self._ack(item)
                 case _:
+                    self._flush_acks()  # first: publishes may wait for room, and acks never do
                     if batches:
                         await self._publish_all(batches)
                         batches = {}
-                    self._flush_acks()
                     if isinstance(item, Rejected):
                         self.reject(item)
                     else:
@@ -125,7 +136,7 @@ class Session:
         self,
         batches: dict[Destination, PublishBatch],
         to: Publish | Publishes,
-        items: list[Publish],
+        items: list[BarePublish],
         size: int,
         *,
         bare: bool = False,
@@ -321,7 +332,8 @@ class Session:
         for port, messages in self._acks.items():
             queue = port.queue
             settle = queues.Settle(port, messages, self._unasked)
-            if queue.patient:
+            # what is noted overtakes the mail that waits: a touch, say, would find nothing left
+            if queue.patient and not queue.mailbox.depth:
                 heard = queue.mailbox.note(settle)
                 within = ACK_DURABLE_S if messages[0].durability else ACK_MEMORY_S
                 self.context.services.timer.nudge(queue.mailbox, within)
@@ -616,6 +628,12 @@ class Session:
         if any([p.done for p in self.ports]):
             self.ports = [p for p in self.ports if not p.done]
             self.tags.forget()
+        if self._gets >= GETS_MAX:
+            raise ClientError(
+                "too_many",
+                f"a connection may have {GETS_MAX} gets under way; wait for one, or subscribe",
+                limit=GETS_MAX,
+            )
         port = self._queue_port(
             queue, (command.mode, name, group, command.sub), timeout, auto=False
         )
@@ -624,15 +642,20 @@ class Session:
             port, prefetch=command.n, ack_timeout=timeout, name=port.name, pull=(command.n, until)
         )
         self.unanswered += 1
+        self._gets += 1
+
+        def finish() -> None:
+            self._gets -= 1
+            port.finished = True
+            port.forget_callers()  # it is answered once; and these and the port hold each other
+            self._answered()
 
         def got(count: int) -> bytes:
-            port.finished = True
-            self._answered()
+            finish()
             return encode.got(count, command.id)
 
         def refused(error: ClientError) -> None:
-            port.finished = True
-            self._answered()
+            finish()
             self.fail(error, command.id)
 
         port.on_got = got
@@ -699,7 +722,7 @@ class Session:
         """After `close`: refer to nothing that refers back (see `Connection.let_go`)."""
         self.on_answered = None
         for port in self.ports:
-            port.on_got = port.on_refused = port.on_ended = None
+            port.forget_callers()
         del self._unasked
 
 

@@ -48,6 +48,7 @@ from msg.store.records import Remembered
 from msg.store.recovery import Recovered, delete_log
 
 if TYPE_CHECKING:
+    from msg.actors.outbox import Budget
     from msg.actors.reply import Reply
     from msg.actors.services import Services
     from msg.store.log import Log
@@ -328,7 +329,7 @@ class TopicActor:
             answers=estate.answers,
         )
         rules.draining = estate.draining
-        rules.kept.backlog_room = self._backlog_room
+        rules.kept.backlog_room = partial(_room_in, services.backlog, estate)
         state = log.state.get("topic", {})
         rules.recall(runs, state, estate.survived(), stamp)
         rules.restore(estate.subs.values(), estate.groups.values(), estate.line)
@@ -473,10 +474,6 @@ class TopicActor:
     def _stamp(self) -> Stamp:
         world = self.services.world
         return Stamp(world.now(), world.wall(), self.services.ids)
-
-    def _backlog_room(self) -> int:
-        budget = self.services.backlog
-        return max(0, budget.limit - budget.used + self.estate.budgeted)
 
     # -- hearing: one method for each kind of mail but publishes ----------------------------
 
@@ -823,6 +820,11 @@ class TopicActor:
                 done.answer()
             case _:
                 pass  # facts: nobody waits for an answer
+
+
+def _room_in(budget: "Budget", estate: Estate) -> int:
+    """Bytes that a topic's backlog may have."""
+    return max(0, budget.limit - budget.used + estate.budgeted)
 
 
 _HEAR: dict[type, Callable[[TopicActor, Any, Stamp], None]] = {

@@ -336,15 +336,14 @@ def fold(rows: Sequence[Row], keep: int, expand: Sequence[str] = ()) -> list[Row
             group.sort(key=lambda row: (row["name"] not in expand, _dullness(row)))
             group[keep:] = [_sum(parent, kind, group[keep:])]
         below.setdefault(parent, []).extend(group)
-    out: list[Row] = []
+    return list(_in_order(below, ""))
 
-    def put(parent: str) -> None:
-        for row in below.get(parent, ()):
-            out.append(row)
-            put(row["name"])
 
-    put("")
-    return out
+def _in_order(below: dict[str, list[Row]], parent: str) -> Iterator[Row]:
+    """Parents before children."""
+    for row in below.get(parent, ()):
+        yield row
+        yield from _in_order(below, row["name"])
 
 
 def _dullness(row: Row) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from msg.core.dedup import fingerprint
 from msg.errors import ClientError, Retry
 
 if TYPE_CHECKING:
-    from msg.core.commands import Publish
+    from msg.core.commands import BarePublish
 
 IN_PART_MAX = 10_000  # publishes kept in part that are remembered
 
@@ -147,7 +147,7 @@ class Answer:
             batch.fail(i, KeptInPart(error))
             if batch.duplicates and i in batch.duplicates:
                 batch.duplicates.remove(i)
-            item: Publish = batch.items[i]
+            item: BarePublish = batch.items[i]
             print_ = fingerprint(bytes(item.message))
             note(batch.ids[i], InPart(print_, has_own, having, 0.0))
 
@@ -224,7 +224,7 @@ class Passing:
     def __init__(self, durability: int | None, without: tuple[str, ...]) -> None:
         self.durability = durability
         self.without = without  # groups that have it already
-        self.items: list[Publish] = []
+        self.items: list[BarePublish] = []
         self.ids: list[str] = []
         self.wires: list[bytes] = []
         self.size = 0

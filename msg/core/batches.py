@@ -7,7 +7,7 @@ batch's `origin`, which knows the wire; the rules only fill in what happened.
 from collections.abc import Sequence
 from typing import Protocol
 
-from msg.core.commands import Publish, are_bare
+from msg.core.commands import BarePublish, are_bare
 from msg.errors import ClientError
 
 Failure = tuple[int | None, str | None, str]  # tag, message_id, code
@@ -39,7 +39,7 @@ class PublishBatch:
     def __init__(
         self,
         origin: Origin,
-        items: list[Publish],
+        items: list[BarePublish],
         durability: int | None,
         size: int,
         *,
@@ -66,12 +66,12 @@ class PublishBatch:
     def fail(self, index: int, error: ClientError) -> None:
         if self.errors is None:
             self.errors = {}
-        self.errors[index] = error
+        self.errors[index] = error.alone()
 
     def fail_all(self, error: ClientError) -> None:
         """None of it was kept. Each error names the id that was asked for, if one was."""
         self.ids = [item.message_id or "" for item in self.items]
-        self.errors = dict.fromkeys(range(len(self.items)), error)
+        self.errors = dict.fromkeys(range(len(self.items)), error.alone())
         self.duplicates = self.dup_of = None
 
     def begin_anew(self) -> None:

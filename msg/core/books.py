@@ -50,7 +50,7 @@ class Turn(Lazily):
     pulled: list[tuple[Port, int]]  # a `get` is over: how many
 
     def __init__(self) -> None:
-        super().__init__()
+        self.rare = False
         self.logged: list[Message] = []  # to the log
         self.kept: list[Message] = []  # to memory only
         self.settled: list[int] = []  # in the log
@@ -91,14 +91,15 @@ class Gauge:
 
 class Books:
     """Shared by all the rules of one queue. `wake_at`: the earliest deadline, monotonic,
-    that was made since the last tick."""
+    that was made since the last tick. `overflow`: what happens to publishes at a limit."""
 
     __slots__ = ("_away", "_away_bytes", "_known", "counts", "dead_gauge", "dead_name",
-                 "memory_bytes", "move_keys", "name", "settings", "turn", "wake_at")  # fmt: skip
+                 "memory_bytes", "move_keys", "name", "overflow", "settings", "turn",
+                 "wake_at")  # fmt: skip
 
     def __init__(self, name: str, settings: QueueSettings, dead_name: str) -> None:
         self.name = name
-        self.settings = settings
+        self.adopt(settings)
         self.dead_name = dead_name  # "" for a dead queue itself
         self.turn = Turn()
         self.counts = Counts()
@@ -112,10 +113,10 @@ class Books:
         self._away = 0
         self._away_bytes = 0
 
-    @property
-    def overflow(self) -> str:
-        """What happens to publishes at a limit. A group never refuses its topic's publishers."""
-        return "drop_oldest" if "@" in self.name else self.settings.overflow
+    def adopt(self, settings: QueueSettings) -> None:
+        """New settings, from now on. A group never refuses its topic's publishers."""
+        self.settings = settings
+        self.overflow = "drop_oldest" if "@" in self.name else settings.overflow
 
     @property
     def live(self) -> int:

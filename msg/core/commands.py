@@ -25,11 +25,57 @@ class Command(msgspec.Struct, tag_field="action", gc=False, forbid_unknown_field
     """The root: `id`, where given, is repeated by exactly one answer."""
 
 
-class Publish(Command, tag="publish"):
+class BarePublish(Command, tag="publish"):
+    """A publish as most are: of a body, and what it goes to. It is read as a `Publish` that
+    has nothing else, so that rules need not ask which it is."""
+
     topic: str
     message: Raw
     mode: Mode = "pubsub"
     durability: DurabilityName | None = None
+
+    @property
+    def message_id(self) -> str | None:
+        return None
+
+    @property
+    def id(self) -> str | None:
+        return None
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        return None
+
+    @property
+    def delay(self) -> float | None:
+        return None
+
+    @property
+    def ttl(self) -> float | None:
+        return None
+
+    @property
+    def priority(self) -> int | None:
+        return None
+
+    @property
+    def reply_to(self) -> str | None:
+        return None
+
+    @property
+    def correlation_id(self) -> str | None:
+        return None
+
+    @property
+    def retain(self) -> bool | None:
+        return None
+
+    @property
+    def encoding(self) -> str | None:
+        return None
+
+
+class Publish(BarePublish, tag="publish"):
     message_id: str | None = None
     id: str | None = None
     headers: dict[str, str] | None = None
@@ -48,7 +94,7 @@ class Publishes(msgspec.Struct, gc=False):
     topic: str
     mode: Mode
     durability: DurabilityName | None
-    items: list[Publish]
+    items: list[BarePublish]
 
 
 class Acks(msgspec.Struct, gc=False):
@@ -58,7 +104,7 @@ class Acks(msgspec.Struct, gc=False):
     tags: list[int]
 
 
-def are_bare(publishes: "Sequence[Publish]") -> bool:
+def are_bare(publishes: "Sequence[BarePublish]") -> bool:
     """Whether these have nothing but a topic, a mode, a durability and a body."""
     return not any(  # of a list and not a generator: half the time
         [
@@ -110,9 +156,14 @@ class Get(Command, tag="get"):
     ack_timeout: float | None = None
 
 
-class Ack(Command, tag="ack"):
+class BareAck(Command, tag="ack"):
+    """An ack as most are: of one message, and nobody asks whether it was heard."""
+
     message_id: str | None = None
     tag: int | None = None
+
+
+class Ack(BareAck, tag="ack"):
     id: str | None = None
     tags: list[int] | None = None
     message_ids: list[str] | None = None

@@ -37,14 +37,13 @@ class Dispatch:
             return
         if waiting.has_suspects:
             self._try_suspects(stamp)
-        ready, again = waiting.deliverable, True
-        while ready and again:
+        again = True
+        while again and (ready := waiting.deliverable):
             again = False
             for consumer, most in consumers.shares(ready):
                 again = self._give(consumer, most, stamp) or again
-            ready = waiting.deliverable
         if consumers.idle or consumers.hungry:
-            self.cramped = ready > 0 or waiting.has_suspects
+            self.cramped = waiting.deliverable > 0 or waiting.has_suspects
 
     def _give(self, consumer: Consumer, most: int, stamp: Stamp) -> bool:
         """Up to `most` messages. Whether others may get what it did not."""

@@ -11,7 +11,7 @@ from weakref import ref
 
 from msg.core.batches import PublishBatch
 from msg.core.books import Books
-from msg.core.commands import Publish
+from msg.core.commands import BarePublish
 from msg.core.dedup import NEW, DedupWindow, fingerprint
 from msg.core.message import DURABILITIES, MEMORY, PRIORITY, Message
 from msg.core.moves import Moves
@@ -113,7 +113,7 @@ class Intake:
         ids, wires = stamp.name_all(self._name_json, batch.items)
         seqs = range(self.next_seq, self.next_seq + len(ids))
         messages = list(map(Message, seqs, ids, wires, repeat(PRIORITY), repeat(durability)))
-        self._keep(batch, messages, ids, sum(map(len, wires)), stamp)
+        self._keep(batch, messages, ids, sum(map(len, wires)), stamp, alike=True)
 
     def _accept(
         self,
@@ -185,7 +185,7 @@ class Intake:
         self._keep(batch, messages, ids, size, stamp)
         return None
 
-    def _set_times(self, message: Message, p: Publish, stamp: Stamp) -> ClientError | None:
+    def _set_times(self, message: Message, p: BarePublish, stamp: Stamp) -> ClientError | None:
         delay = p.delay or 0.0
         ttl = self.books.settings.ttl or None if p.ttl is None else p.ttl
         if delay:
@@ -239,6 +239,8 @@ class Intake:
         ids: list[str],
         size: int,
         stamp: Stamp,
+        *,
+        alike: bool = False,
     ) -> None:
         batch.ids = ids
         durability = batch.durability or MEMORY
@@ -249,10 +251,11 @@ class Intake:
             self.next_seq = messages[-1].seq + 1
             self.books.accept(messages, size, durability)
             if durability == MEMORY:
-                self.waiting.enter(messages, stamp)
+                self.waiting.enter(messages, stamp, size if alike else None)
             else:
                 self.committing.update({m.seq: m for m in messages})
-            self.trim()
+            if self.books.overflow == "drop_oldest":
+                self.trim()
         # a duplicate of what was written but not synced, when that is asked for now, waits too
         self._answer(
             batch,

@@ -184,7 +184,8 @@ class QueueLedger:
 
     def dispatch(self, stamp: Stamp) -> None:
         """Hand out what is ready to whoever has credit."""
-        self.intake.unpark(stamp)
+        if self.intake.parking.batches:
+            self.intake.unpark(stamp)
         stopped = self.paused or self.draining
         if not stopped:
             self._dispatch.run(stamp)
@@ -416,7 +417,7 @@ class QueueLedger:
 
     @settings.setter
     def settings(self, settings: QueueSettings) -> None:
-        self.books.settings = settings
+        self.books.adopt(settings)
 
     @property
     def dead_gauge(self) -> Gauge:

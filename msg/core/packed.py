@@ -9,7 +9,8 @@ once. Those that were accepted in one turn share their time and most of their id
     line      rest of the id, \\1, body      0001, what comes behind `"message":` in the wire
 
 It is done by cutting off what all wires of a section begin with, and by replacing the text
-between id and body by one byte. So it can be undone if neither was there before.
+between id and body by one byte. So it can be undone if neither was there before. All of a run
+are of one topic.
 """
 
 from array import array
@@ -139,6 +140,8 @@ def _sections(head: bytes, wires: list[bytes], shared: int) -> list[bytes] | Non
     while first < n:
         wire = wires[first]
         before = wire[: len(head) + shared]
+        if not before.startswith(head):
+            return None  # of another topic: a group of a pattern has them of several
         at = wire.find(_AT, len(before)) + len(_AT)
         time = wire[at : at + _TIME]
         after = _AT + time + _BODY

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from msg.core.batches import PublishBatch
-    from msg.core.commands import Publish
+    from msg.core.commands import BarePublish
     from msg.core.settings import TopicSettings
     from msg.core.wire import Stamp
 
@@ -189,7 +189,7 @@ class Publishing:
             answer.retried = [i for i, _ in retried]
         self.turn.owed.append(answer)
 
-    def _check(self, p: "Publish", stamp: "Stamp") -> tuple[bool, tuple[str, ...] | None]:
+    def _check(self, p: "BarePublish", stamp: "Stamp") -> tuple[bool, tuple[str, ...] | None]:
         """Whether this topic has had it; and, if it was kept in part, which groups have."""
         if p.delay:
             raise ClientError(
@@ -212,7 +212,9 @@ class Publishing:
             )
         return known or part.own, part.groups
 
-    def _wire(self, p: "Publish", around: tuple[bytes, bytes], stamp: "Stamp") -> tuple[str, bytes]:
+    def _wire(
+        self, p: "BarePublish", around: tuple[bytes, bytes], stamp: "Stamp"
+    ) -> tuple[str, bytes]:
         """Its id, and its constant part."""
         message_id = p.message_id
         if message_id is None:
@@ -233,7 +235,7 @@ class Publishing:
             )
         return message_id, wire
 
-    def _what_to_keep(self, p: "Publish", heard: bool) -> tuple[bool, bool]:
+    def _what_to_keep(self, p: "BarePublish", heard: bool) -> tuple[bool, bool]:
         """Whether it is kept, and whether it is, or clears, the retained value."""
         if not self.kept.keeps or p.ttl == 0:
             return False, False
@@ -253,7 +255,7 @@ class Publishing:
                 batch.dup_of = {}
             batch.dup_of[i] = self.pending[message_id]
 
-    def _remember(self, p: "Publish", seq: int, durability: int, stamp: "Stamp") -> None:
+    def _remember(self, p: "BarePublish", seq: int, durability: int, stamp: "Stamp") -> None:
         """A client's own id enters the window; under the next seq, if it is not kept."""
         if p.message_id is None:
             return

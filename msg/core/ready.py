@@ -43,10 +43,11 @@ class Lane:
         back = sorted([entry for entry in self.back if entry[0] not in self.gone])
         return heapq.merge(fifo, [entry[1] for entry in back], key=_seq)
 
-    def append(self, messages: list[Message]) -> None:
-        """Messages not yet given out, rising; normally behind all that are here."""
+    def append(self, messages: list[Message], size: int | None = None) -> None:
+        """Messages not yet given out, rising; normally behind all that are here. `size`: their
+        bytes, where they are known."""
         fifo, deep = self.fifo, self.deep
-        self.bytes += sum([len(m.wire) for m in messages])
+        self.bytes += sum([len(m.wire) for m in messages]) if size is None else size
         if fifo and messages[0].seq < (fifo[-1].seq if deep is None else deep.last):
             for message in messages:
                 heapq.heappush(self.back, (message.seq, message))
@@ -127,7 +128,10 @@ class Lane:
         else:
             popleft = fifo.popleft
             taken = [popleft() for _ in range(most)]
-        size = sum([len(m.wire) for m in taken])
+        if fifo or self.back or self.deep is not None:
+            size = sum([len(m.wire) for m in taken])
+        else:
+            size = self.bytes  # that was all
         while size > room and len(taken) > 1:
             fifo.appendleft(taken.pop())
             size -= len(fifo[0].wire)

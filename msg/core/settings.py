@@ -1,5 +1,7 @@
 """What may be set for one queue or one topic, with the defaults and where they come from."""
 
+from functools import cached_property
+
 import attrs
 
 from msg.core.message import DURABILITIES
@@ -26,7 +28,7 @@ class QueueSettings:
     dedup_ids: int = 1_000_000
     ttl: float = 0.0  # of a publish that names none
 
-    @property
+    @cached_property  # asked for with each batch
     def usual_durability(self) -> int:
         return _usual(self.durability, self.durability_min)
 
@@ -47,7 +49,7 @@ class TopicSettings:
     dedup_ids: int = 1_000_000
     retained_bytes: int = MIB
 
-    @property
+    @cached_property  # asked for with each batch
     def usual_durability(self) -> int:
         return _usual(self.durability, self.durability_min)
 

@@ -41,21 +41,23 @@ class Waiting:
 
     # -- coming -------------------------------------------------------------------------
 
-    def enter(self, messages: list[Message], stamp: Stamp) -> None:
+    def enter(self, messages: list[Message], stamp: Stamp, size: int | None = None) -> None:
         """First deliveries of one durability take their places, in order of seq: delayed,
-        ready, or cold."""
-        if any([m.due for m in messages]):
+        ready, or cold. `size`: their bytes, where it is known that none has a delay or a
+        priority."""
+        alike = size is not None or not any([m.due or m.priority != PRIORITY for m in messages])
+        if not alike:
             messages = self._delay_some(messages, stamp)
         if not messages:
             return
         cold, main = self.cold, self.ready.main
         if (
-            cold.count
+            not alike
+            or cold.count
             or (
                 messages[0].durability
                 and main.bytes + len(messages) * len(messages[0].wire) >= cold.hot_bytes  # about
             )
-            or any([m.priority != PRIORITY for m in messages])
         ):
             away: list[Message] = []
             for message in messages:
@@ -65,7 +67,7 @@ class Waiting:
                     self.ready.lane(message.priority).append([message])
             self.books.send_away(away)
             return
-        main.append(messages)
+        main.append(messages, size)
         last = messages[-1]
         if last.durability:
             cold.to = max(cold.to, last.seq)
@@ -161,7 +163,7 @@ class Waiting:
             and messages[-1].seq <= cold.to
             and not any([m.attempts or m.priority != PRIORITY for m in messages])
         ):
-            self.ready.append(messages)  # read in order, up to the border, and never tried
+            self.ready.main.append(messages)  # read in order, up to the border, and never tried
         else:
             line: list[Message] = []
             for message in messages:

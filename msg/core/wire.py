@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import msgspec
 
-from msg.core.commands import Publish
+from msg.core.commands import BarePublish
 
 _encode = msgspec.json.encode
 _MADE = 4096  # suffixes of ids that are made once; a turn seldom needs more
@@ -74,7 +74,9 @@ class Stamp:
             return [prefix + suffix for suffix in _SUFFIXES[i : i + n]]
         return [prefix + f"{j:04x}" for j in range(i, i + n)]
 
-    def name_all(self, name_json: bytes, items: Sequence[Publish]) -> tuple[list[str], list[bytes]]:
+    def name_all(
+        self, name_json: bytes, items: Sequence[BarePublish]
+    ) -> tuple[list[str], list[bytes]]:
         """Ids for these, which have nothing but a body, and their wires."""
         i, n = self._count, len(items)
         ids = self.take_ids(n)
@@ -111,7 +113,7 @@ class IdSource:
         return f"{last:014x}" + self._tag
 
 
-def extras(publish: Publish) -> bytes:
+def extras(publish: BarePublish) -> bytes:
     """The optional members that travel with the message, each led by a comma."""
     parts = []
     if publish.headers:

@@ -14,13 +14,14 @@ from msg.core import commands
 from msg.core.commands import (
     Ack,
     Acks,
+    BareAck,
+    BarePublish,
     Command,
     Nack,
     Publish,
     Publishes,
     Question,
     Touch,
-    are_bare,
 )
 from msg.core.names import (
     ID_BYTES_MAX,
@@ -153,39 +154,27 @@ class Checks:
         else:
             _OTHERS[command.__class__](self, command)
 
-    def gather(self, batch: "Sequence[Command]") -> "list[Publishes | Acks] | None":
-        """Where all of these are of the forms that most are, and right: the same as few
-        commands. Those are bare publishes to names that were found good, and acks of one each.
-        None: `check` says of each what it is.
+    def gather(
+        self, publishes: "Sequence[BarePublish]", acks: "Sequence[BareAck]"
+    ) -> "list[Publishes | Acks] | None":
+        """Where all of these are right: the same as few commands. None: one of them is not, or
+        goes to a name that was not seen before, and `check` says of each what it is.
 
         It looks at a field of all of them at a time: a third of the time of a `check` each.
         """
-        if len(batch) == 1 and batch[0].__class__ is Publish:
-            return self._gather_one(batch)  # type: ignore[arg-type]
-        publishes = [c for c in batch if c.__class__ is Publish]
-        acks = [c for c in batch if c.__class__ is Ack]
-        if len(publishes) + len(acks) < len(batch):
-            return None
         out: list[Publishes | Acks] = []
         if publishes:
-            if not are_bare(publishes):
-                return None
-            out += _by_destination(publishes)
-            if not all([run.topic in self._publishable for run in out]):  # type: ignore[union-attr]
-                return None
+            known = self._publishable
+            for run in _by_destination(publishes):
+                if run.topic not in known:
+                    return None
+                out.append(run)
         if acks:
             usual = _usual_acks(acks)
             if usual is None:
                 return None
             out.append(usual)
         return out
-
-    def _gather_one(self, publish: "Sequence[Publish]") -> "list[Publishes | Acks] | None":
-        """The same for one alone: 1.5 us less."""
-        one = publish[0]
-        if one.topic not in self._publishable or not are_bare(publish):
-            return None
-        return [Publishes(one.topic, one.mode, one.durability, [one])]
 
     def _publish_to(self, topic: str) -> None:
         if has_wildcard(topic) or "@" in topic:
@@ -344,15 +333,14 @@ _OTHERS: "dict[type[Command], Callable[[Checks, Any], None]]" = {
 }
 
 
-def _by_destination(publishes: "list[Publish]") -> "list[Publishes]":
+def _by_destination(publishes: "Sequence[BarePublish]") -> "list[Publishes]":
     """As a rule all have the same."""
     first = publishes[0]
     topic, mode, durability = first.topic, first.mode, first.durability
-    rest = [
+    if len(publishes) == 1 or not [
         p for p in publishes if p.topic != topic or p.mode != mode or p.durability is not durability
-    ]
-    if not rest:
-        return [Publishes(topic, mode, durability, publishes)]
+    ]:
+        return [Publishes(topic, mode, durability, list(publishes))]
     runs: dict[tuple[str, str, str | None], Publishes] = {}
     for p in publishes:
         run = runs.get((p.mode, p.topic, p.durability))
@@ -363,31 +351,19 @@ def _by_destination(publishes: "list[Publish]") -> "list[Publishes]":
     return list(runs.values())
 
 
-def _usual_acks(acks: "list[Ack]") -> Acks | None:
-    """Where each of these names one message by its tag, or each by its id, and no more."""
-    ids = [
-        a.message_id
-        for a in acks
-        if a.id is None and a.tag is None and a.tags is None and a.message_ids is None
-    ]
-    if len(ids) == len(acks):
-        if None in ids or "" in ids or max(map(len, ids)) > ID_BYTES_MAX:  # type: ignore[arg-type]
-            return None
-        text = "".join(ids)  # type: ignore[arg-type]  # none is None
+def _usual_acks(acks: "Sequence[BareAck]") -> Acks | None:
+    """Where all of these name a message by its id, or all by its tag."""
+    ids, tags = [a.message_id for a in acks], [a.tag for a in acks]
+    if all(ids) and tags.count(None) == len(tags):  # none is None, and none is empty
+        text = "".join(ids)  # type: ignore[arg-type]
         usual = text.isascii() and text.isprintable()
-        return Acks(ids, []) if usual else None  # type: ignore[arg-type]
-    tags = [
-        a.tag
-        for a in acks
-        if a.tag is not None
-        and a.id is None
-        and a.message_id is None
-        and a.tags is None
-        and a.message_ids is None
-    ]
-    if len(tags) == len(acks) and min(tags) > 0 and max(tags) <= TAG_MAX:
-        return Acks([], tags)
-    return None
+        if usual and max(map(len, ids)) <= ID_BYTES_MAX:  # type: ignore[arg-type]
+            return Acks(ids, [])  # type: ignore[arg-type]
+        return None
+    if not all(tags) or ids.count(None) < len(ids):
+        return None
+    right = min(tags) > 0 and max(tags) <= TAG_MAX  # type: ignore[type-var,operator]
+    return Acks([], tags) if right else None  # type: ignore[arg-type]
 
 
 def _check_source(topic: str, mode: str, group: str | None, *, exact: bool = False) -> bool:

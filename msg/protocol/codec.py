@@ -6,6 +6,9 @@ nothing but blanks can follow a frame. What msgspec does not look at is then che
 chunk: UTF-8, raw CRs, and the bodies of publishes, which it skips over as `Raw`. It does
 check grammar, escapes, surrogate pairs and control characters there (a test guards that).
 
+Most frames are of two forms: a publish with a body only, and an ack of one message. Where all
+of a read are, they are decoded as those (`_usually`), with less fields to fill and to look at.
+
 Whatever is refused or doubtful goes line by line through the `Framer` and `decode_frame`,
 which say exactly what is wrong. Both give the same results, which a test shows.
 """
@@ -20,7 +23,7 @@ import msgspec
 from msgspec import Raw
 
 from msg.core import commands
-from msg.core.commands import Acks, Command, Publish, Publishes
+from msg.core.commands import Ack, Acks, BareAck, BarePublish, Command, Publish, Publishes, are_bare
 from msg.core.names import is_id
 from msg.errors import ClientError
 from msg.protocol.checks import EXPECTED
@@ -53,6 +56,7 @@ _Frequent = (
     | commands.Pong
 )
 _decode = msgspec.json.Decoder(_Frequent).decode
+_decode_usual = msgspec.json.Decoder(commands.BarePublish | commands.BareAck).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -86,7 +90,7 @@ class Rejected(msgspec.Struct):
 
 Item = Command | Rejected | Publishes | Acks
 Check = Callable[[Command], None]
-Gather = Callable[[Sequence[Command]], list[Publishes | Acks] | None]
+Gather = Callable[[Sequence[BarePublish], Sequence[BareAck]], list[Publishes | Acks] | None]
 
 
 class Decoder:
@@ -97,8 +101,8 @@ class Decoder:
 
     `check`, where given, is called with each command and refuses it by raising a
     `ClientError` (see `msg.protocol.checks`); doing it here keeps order and the count of
-    errors in a row exact. `gather`, where given, says of many at once that `check` would pass
-    them all, and makes them few commands; it may decline any.
+    errors in a row exact. `gather`, where given, says of many of the usual forms at once that
+    `check` would pass them all, and makes them few commands; it may decline any.
 
     A `Publish.message` is a view into its own line (not into the whole read): it keeps
     that line alive, about 100 bytes more than the body. Consumers copy what they keep.
@@ -123,6 +127,7 @@ class Decoder:
         self._gather = gather
         self._framer = Framer(limit)
         self._errors_in_a_row = 0
+        self._usual = gather is not None  # what came last was of a usual form: so may the next be
 
     @property
     def closed(self) -> bool:
@@ -207,6 +212,8 @@ class Decoder:
         if not self._plain(chunk, rows):
             self._exactly(chunk, out)
             return
+        if self._usual and self._usually(rows, out):
+            return
         done, rest = 0, iter(rows)
         while done < len(rows) and not self.closed:
             batch: list[Command] = []
@@ -215,7 +222,7 @@ class Decoder:
                 batch.extend(map(_decode, rest))
             except _DECODE_ERRORS:
                 failed = True  # `batch` holds what came before; `rest` goes on behind it
-            if _bodies_are_sound(batch):
+            if _bodies_are_sound(_bodies(batch)):
                 self._accept(batch, out)
             else:
                 self._exactly(b"".join(rows[done : done + len(batch)]), out)
@@ -243,13 +250,44 @@ class Decoder:
             or not self._plain(data, (data,))
         ):
             return False
+        if self._usual and self._usually((data,), out):
+            return True
         try:
             command = _decode(data)
         except _DECODE_ERRORS:
             return False  # the framer says what it is
-        if not _bodies_are_sound((command,)):
+        if not _bodies_are_sound(_bodies((command,))):
             return False
         self._accept((command,), out)
+        return True
+
+    def _usually(self, rows: Sequence[bytes], out: list[Item]) -> bool:
+        """Take these if all of them are of the usual forms, and right. Else nothing happened."""
+        assert self._gather is not None
+        try:
+            batch = list(map(_decode_usual, rows))
+        except _DECODE_ERRORS:
+            self._usual = False
+            return False
+        publishes: Sequence[BarePublish] = ()
+        acks: Sequence[BareAck] = ()
+        kinds = (batch[0].__class__,) if len(batch) == 1 else set(map(type, batch))
+        if len(kinds) == 2:
+            publishes = [c for c in batch if isinstance(c, BarePublish)]
+            acks = [c for c in batch if isinstance(c, BareAck)]
+        elif BareAck in kinds:
+            acks = batch
+        else:
+            publishes = batch
+        if publishes and not _bodies_are_sound([p.message for p in publishes]):
+            return False
+        items = self._gather(publishes, acks)
+        if items is None:
+            return False
+        self._framer.started = True
+        self._errors_in_a_row = 0
+        self.taken += len(batch)
+        out += items
         return True
 
     def _exactly(self, chunk: bytes, out: list[Item]) -> None:
@@ -282,15 +320,11 @@ class Decoder:
         if not batch:
             return
         self._framer.started = True
-        items: Sequence[Item] | None = batch
-        if self._check is not None:
-            items = self._gather(batch) if self._gather is not None else None
-        if items is not None:
+        if self._check is None:
             self._errors_in_a_row = 0
             self.taken += len(batch)
-            out += items
+            out += batch
             return
-        assert self._check is not None
         for command in batch:
             try:
                 self._check(command)
@@ -302,9 +336,11 @@ class Decoder:
                 self._errors_in_a_row = 0
                 self.taken += 1
                 out.append(command)
+        self._usual = self._gather is not None and _is_usual(batch[-1])
 
     def _refuse(self, item: Rejected, out: list[Item]) -> None:
         self._errors_in_a_row += 1
+        item.error.alone()
         if self._errors_in_a_row >= self._errors_max:
             item.error = fatal(item.error)
         self.taken += 1
@@ -373,7 +409,7 @@ def _class_named(fields: dict[str, Raw]) -> type[Command]:
         raise ClientError(
             "unknown_action", f'"action" must be a string: one of {_actions()}.'
         ) from None
-    class_ = _classes().get(name)
+    class_ = commands_by_action().get(name)
     if class_ is None:
         shown = "".join(c if c.isprintable() else "?" for c in name[:40])
         raise ClientError(
@@ -419,7 +455,7 @@ def _fields_of(class_: type[Command]) -> dict[str, msgspec.structs.FieldInfo]:
 
 
 @cache
-def _classes() -> dict[str, type[Command]]:
+def commands_by_action() -> dict[str, type[Command]]:
     """Every command by its action, in the order of `msg.core.commands`."""
 
     def all_below(class_: type[Command]) -> Iterator[type[Command]]:
@@ -433,7 +469,7 @@ def _classes() -> dict[str, type[Command]]:
 
 
 def _actions() -> str:
-    return ", ".join(_classes())
+    return ", ".join(commands_by_action())
 
 
 def _bad_frame(text: str) -> Rejected:
@@ -465,14 +501,23 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _bodies_are_sound(batch: Sequence[Command]) -> bool:
+def _is_usual(command: Command) -> bool:
+    if isinstance(command, Publish):
+        return are_bare((command,))
+    return isinstance(command, Ack) and not (command.id or command.tags or command.message_ids)
+
+
+def _bodies(batch: Sequence[Command]) -> list[Raw]:
+    return [c.message for c in batch if isinstance(c, BarePublish)]
+
+
+def _bodies_are_sound(bodies: Sequence[Raw]) -> bool:
     """Depth and numbers of the bodies, which msgspec has only skipped over.
 
     A string has neither, and no other JSON value begins with a byte below its quote or equal
     to it: if the greatest of them is a string, all are (0.06 us a body; it is measured, so
     keep it odd). Lines have no LF inside, so a LF can join bodies and tell them apart.
     """
-    bodies = [c.message for c in batch if c.__class__ is Publish]
     if not bodies:
         return True
     if len(bodies) == 1 and memoryview(bodies[0])[0] == _QUOTE:

@@ -108,6 +108,7 @@ class Framer:
         "_in_string",
         "_start",
         "_state",
+        "closed",
         "limit",
         "started",
     )
@@ -115,6 +116,7 @@ class Framer:
     def __init__(self, limit: int = FRAME_BYTES_MAX) -> None:
         self.limit = limit
         self.started = False
+        self.closed = False  # nothing more is given
         self._buffer = bytearray()
         self._start = 0  # of the frame that is open
         self._at = 0  # everything before it was scanned
@@ -129,10 +131,6 @@ class Framer:
         if self._state is _State.CLOSED:
             return False
         return self._state is not _State.BETWEEN or self._start < len(self._buffer)
-
-    @property
-    def closed(self) -> bool:
-        return self._state is _State.CLOSED
 
     @property
     def partial(self) -> bool:
@@ -209,6 +207,7 @@ class Framer:
         self._buffer = bytearray()
         self._start = self._at = 0
         self._state = _State.CLOSED
+        self.closed = True
 
     def _begin(self) -> bool:
         found = _NOT_BLANK.search(self._buffer, self._at)

@@ -15,7 +15,7 @@ from msg.actors.broker import Broker
 from msg.client import Client, connect
 from msg.config import ConfigError, Settings
 from msg.config.sources import from_table
-from msg.pytest_plugin.running import Events, Running
+from msg.pytest_plugin.running import Events, Running, all_acks_heard
 from msg.pytest_plugin.stream import TrioByteStream
 from msg.pytest_plugin.views import QueueView, TopicView, view_queue, view_topic
 from msg.scenario.simnet import SimLink
@@ -79,6 +79,9 @@ class LocalBroker:
         """
         if sniffio.current_async_library() != "trio":
             raise RuntimeError("idle() is for trio; end the client before you look instead")
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        if self._look(all_acks_heard, True):
+            return
         await trio.testing.wait_all_tasks_blocked(0.001)
 
     def cut(self) -> None:

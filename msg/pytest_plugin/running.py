@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from msg.actors.broker import Broker, run_broker
+from msg.actors.glance import hear_acks
 from msg.config import Settings
 from msg.world import World
 
@@ -38,6 +39,11 @@ class Events:
 
     def of(self, level: str) -> list[str]:
         return [f"{event} {fields}" for kind, event, fields in self.lines if kind == level]
+
+
+def all_acks_heard(broker: Broker) -> bool:
+    """Whether no queue has acks that it has only noted. Those that have hear them now."""
+    return not hear_acks(broker.directory.queues.values())
 
 
 @attrs.define(eq=False)
@@ -131,6 +137,8 @@ class Running:
 
         async def at_rest() -> T:
             await trio.testing.wait_all_tasks_blocked(REST_S)
+            if not all_acks_heard(broker):
+                await trio.testing.wait_all_tasks_blocked(REST_S)
             return work(broker)
 
         return trio.from_thread.run(at_rest, trio_token=self.token)

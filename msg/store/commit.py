@@ -255,7 +255,8 @@ def restore_ballast(disk: Disk, floor: int) -> None:
         # not a sparse file: its blocks are what it is for
         file.append(b"\n" * BALLAST_BYTES)
     except OSError as error:
-        disk.unlink(BALLAST)
+        with contextlib.suppress(FileNotFoundError):  # another thread's round has thrown it
+            disk.unlink(BALLAST)
         if not no_room(error):
             raise
     finally:

@@ -12,7 +12,6 @@ import re
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 
 import attrs
 
@@ -111,17 +110,18 @@ class Index:
 
     # -- adding -------------------------------------------------------------------------
 
-    def add(self, seqs: Sequence[int], lengths: Sequence[int]) -> None:
-        """New messages, rising and above all that are there; no file holds them yet."""
+    def add(self, seqs: Sequence[int], lengths: "array[int]", size: int) -> None:
+        """New messages, rising and above all that are there, `size` bytes in all; no file holds
+        them yet."""
         first, n = seqs[0], len(seqs)
         key = first >> CHUNK_BITS
+        nowhere = array("I", bytes(4 * n))
         if self._keys and self._keys[-1] == key == seqs[-1] >> CHUNK_BITS:
             chunk = self._chunks[key]
             if seqs[-1] - first == n - 1 and first - chunk.first == len(chunk.flags):
-                self._append(chunk, array("I", bytes(4 * n)), array("I", lengths), 0)
+                self._append(chunk, nowhere, lengths, size, 0)
                 return
-        zeros = array("I", bytes(4 * len(seqs)))
-        self.put(seqs, zeros, array("I", lengths), 0)
+        self.put(seqs, nowhere, lengths, 0)
 
     def put(
         self, seqs: Sequence[int], offsets: "array[int]", lengths: "array[int]", ordinal: int
@@ -153,10 +153,10 @@ class Index:
         chunk.reach(i)
         if ordinal and chunk.ordinals and ordinal < chunk.ordinals[-1]:
             chunk.mixed = True
-        self._append(chunk, offsets, lengths, ordinal)
+        self._append(chunk, offsets, lengths, sum(lengths), ordinal)
 
     def _append(
-        self, chunk: _Chunk, offsets: "array[int]", lengths: "array[int]", ordinal: int
+        self, chunk: _Chunk, offsets: "array[int]", lengths: "array[int]", size: int, ordinal: int
     ) -> None:
         """Messages with the seqs behind those of a chunk."""
         n = len(lengths)
@@ -165,7 +165,6 @@ class Index:
         chunk.offsets.extend(offsets)
         chunk.lengths.extend(lengths)
         chunk.live += n
-        size = sum(lengths)
         self.live_count += n
         self.live_bytes += size
         segment = self.segments[ordinal]
@@ -189,29 +188,30 @@ class Index:
             self.live_count += 1
             self.live_bytes += length
 
-    def place(self, seqs: Sequence[int], offset: int, lengths: Sequence[int], ordinal: int) -> None:
-        """Messages that were gathered lie in a file now, one behind the other."""
+    def place(
+        self, seqs: Sequence[int], offsets: "array[int]", lengths: "array[int]", ordinal: int
+    ) -> None:
+        """Messages that were gathered, rising, lie in a file now, one behind the other."""
         at, n = 0, len(seqs)
         while at < n:
             first = seqs[at]
             end = min(n, at + CHUNK - (first & (CHUNK - 1)))
-            if not _rises_by_one(seqs, at, end):
+            if seqs[end - 1] - first != end - at - 1:
                 end = _run_end(seqs, at, end)
-            part = lengths[at:end]
-            *offsets, after = accumulate(part, initial=offset)
-            if not self._place_run(first, offsets, after - offset, ordinal):
-                for seq, start, length in zip(seqs[at:end], offsets, part, strict=True):
-                    self.move(seq, ordinal, start, length)
-            offset, at = after, end
+            size = offsets[end - 1] + lengths[end - 1] - offsets[at]
+            if not self._place_run(first, offsets[at:end], size, ordinal):
+                for k in range(at, end):
+                    self.move(seqs[k], ordinal, offsets[k], lengths[k])
+            at = end
 
-    def _place_run(self, first: int, offsets: list[int], size: int, ordinal: int) -> bool:
+    def _place_run(self, first: int, offsets: "array[int]", size: int, ordinal: int) -> bool:
         """The quick way, when all of the run are still live."""
         chunk = self._chunks.get(first >> CHUNK_BITS)
         n = len(offsets)
         i = -1 if chunk is None else first - chunk.first
         if chunk is None or i < 0 or chunk.flags[i : i + n] != _LIVE_RUN[:n]:
             return False
-        chunk.offsets[i : i + n] = array("I", offsets)
+        chunk.offsets[i : i + n] = offsets
         chunk.ordinals[i : i + n] = array("I", [ordinal]) * n
         self._count(self.gathering, -n, -size)
         self._count(self.segments[ordinal], n, size)

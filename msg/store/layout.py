@@ -1,5 +1,6 @@
 """What a log hands to the disk's thread, and what comes back: commits, laid out to the byte."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class Commit:
     damaged: list[Copy] = attrs.field(factory=list)  # copies whose source was found bad
     # for `finish`
     seqs: Sequence[int] = ()
-    lengths: Sequence[int] = ()
+    lengths: "array[int]" = attrs.field(factory=lambda: array("I"))
     others: list[bytes] = attrs.field(factory=list)
     with_state: bool = False
     noted: Digest = attrs.field(factory=Digest)  # what `data` and the copies say

@@ -66,6 +66,24 @@ async def drained(client: Client, count: int) -> list[Any]:
     return bodies
 
 
+@pytest.mark.parametrize("action", ["subscribe", "get"])
+async def test_a_turn_that_failed_leaves_no_lease_to_who_came_in_it(
+    autojump_clock, monkeypatch, action
+):
+    async with running(errors=CRASHED) as broker:
+        client = broker.client()
+        for n in range(3):
+            await client.publish("jobs", n, durability="memory" if n % 2 else "stored")
+        plant = Plant(monkeypatch, QueueLedger, "dispatch", after=True)
+        more = {"prefetch": 1, "mode": "queue"} if action == "subscribe" else {"n": 3, "wait": 9}
+        await client.send(action=action, topic="jobs", id="c", **more)
+        assert await drained(client, 3) == [0, 1, 2]
+        assert (await client.answers("c"))[0]["type"] in ("subscribed", "got")
+        await trio.sleep(1)  # the last ack may be a note
+        assert plant.hits == 1
+        assert broker.queue("jobs").leased == 0
+
+
 PHASES = ["publish", "attach", "detach", "stop", "written", "ack", "nack", "touch", "dispatch",
           "tick", "committed", "purge"]  # fmt: skip
 

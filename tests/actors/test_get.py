@@ -1,5 +1,7 @@
 """`get`: take some messages, now or within a time."""
 
+import trio
+
 from tests.actors.kit import running
 
 
@@ -122,6 +124,36 @@ async def test_many_gets_leave_nothing_behind(autojump_clock):
         assert len(broker.connection(1).session.ports) <= 2
         assert not broker.actor("jobs").ledger.consumers
         assert not broker.queue("jobs").estate.consumers
+
+
+async def test_a_get_is_answered_once_though_its_queue_is_deleted_later(autojump_clock):
+    async with running() as broker:
+        client, other = broker.client(), broker.client()
+        await client.publish("jobs", 1)
+        await client.send(action="get", topic="jobs", id="g")
+        await client.expect("message", message=1)
+        await client.expect("got", id="g", count=1)
+        await other.ask("delete", topic="jobs", mode="queue")
+        await client.silence()
+        await client.eof()
+        with trio.fail_after(1):  # nothing is left to be answered
+            assert await client.closed() == []
+
+
+async def test_the_gets_under_way_are_bounded(autojump_clock, monkeypatch):
+    monkeypatch.setattr("msg.actors.session.GETS_MAX", 2)
+    async with running() as broker:
+        client, other = broker.client(), broker.client()
+        for n in range(3):
+            await client.send(action="get", topic="jobs", wait=60, id=f"g{n}")
+        await client.expect("error", code="too_many", id="g2", limit=2, retry="later")
+        await other.publish("jobs", 1)
+        await client.expect("message", message=1)
+        await client.expect("got", id="g0", count=1)
+        await client.send(action="ack", tag=1)
+        await client.send(action="get", topic="jobs", wait=1, id="g3")
+        await client.expect("got", id="g3", count=0)
+        await client.expect("got", id="g1", count=0)
 
 
 async def test_a_get_that_waits_ends_with_its_connection(autojump_clock):

@@ -1,5 +1,6 @@
 """Groups: durable subscriptions that their members share."""
 
+from msg.core.deep import Packing
 from msg.core.ledger import QueueLedger
 from tests.actors.kit import Client, Running, running, settings, settled
 from tests.actors.test_crash import CRASHED, Plant
@@ -108,6 +109,20 @@ async def test_a_wildcard_group_takes_from_topics_old_and_new(autojump_clock):
         client = await member(broker, "a.*", prefetch=9)
         await pub(broker.client(), "a.third", 4)
         assert 4 in await client.messages(3)
+
+
+async def test_a_wildcard_groups_long_line_in_memory_keeps_each_messages_topic(autojump_clock):
+    """Names of one length: their messages look alike where a line is packed."""
+    async with running() as broker:
+        broker.broker.context.services.packing = Packing(run=4, head=2, still=0, above=0)
+        client = broker.client()
+        await client.ask("declare", "declared", topic="a.*", group="g")
+        sent = [(f"a.{'xy'[n % 2]}", n) for n in range(20)]
+        for topic, n in sent:
+            await client.publish(topic, n, mode="pubsub", durability="memory")
+        await client.subscribe("a.*", mode="pubsub", group="g", prefetch=100)
+        got = [await client.expect("message") for _ in sent]
+        assert [(m["topic"], m["message"]) for m in got] == sent
 
 
 async def test_a_new_group_takes_the_backlog_unless_from_new(autojump_clock):

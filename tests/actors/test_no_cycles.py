@@ -64,6 +64,62 @@ async def test_a_connection_that_ended_leaves_no_cycle(autojump_clock, no_collec
         assert [ref() for ref in left] == [None, None]
 
 
+REQUESTS = {
+    "id_conflict": {"action": "publish", "topic": "jobs", "mode": "queue", "message_id": "a"},
+    "id_conflict of a topic": {"action": "publish", "topic": "news", "message_id": "a"},
+    "bad_name": {"action": "publish", "topic": "_jobs", "mode": "queue"},
+    "bad_field": {"action": "publish", "topic": "jobs", "ttl": "x"},
+    "unsupported": {"action": "publish", "topic": "kept", "delay": 5},
+    "unknown_action": {"action": "dance"},
+    "not_found": {"action": "delete", "topic": "nothing"},
+    "get": {"action": "get", "topic": "nothing", "wait": 1},
+    "tree": {"action": "tree"},
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=list(REQUESTS))
+async def test_a_request_leaves_no_cycle(autojump_clock, no_collections, request_):
+    """One that is refused keeps the read that it came in: its error knows where it was raised."""
+    async with running() as broker:
+        client = broker.client()
+        await client.ask("declare", topic="kept", mode="pubsub")
+        for n in range(4):
+            if n == 2:
+                gc.collect()
+            await client.ask(**{"message": n, **request_})
+            await trio.sleep(5)
+        assert gc.collect() == 0
+
+
+async def subscribes(client):
+    await client.subscribe("news", "pubsub")
+    await client.ask("unsubscribe", topic="news", mode="pubsub")
+
+
+async def declares(client):
+    await client.ask("declare", topic="jobs", mode="queue")
+    await client.ask("delete", topic="jobs", mode="queue")
+
+
+async def consumes(client):
+    await client.subscribe("jobs")
+    await client.ask("delete", topic="jobs", mode="queue")
+    await client.expect("unsubscribed", topic="jobs")
+
+
+@pytest.mark.parametrize("use", [subscribes, declares, consumes])
+async def test_a_topic_or_queue_that_ended_leaves_no_cycle(autojump_clock, no_collections, use):
+    """As each inbox does, that a client had for its answers."""
+    async with running() as broker:
+        client = broker.client()
+        for n in range(4):
+            if n == 2:
+                gc.collect()
+            await use(client)
+            await trio.sleep(5)
+        assert gc.collect() == 0
+
+
 @pytest.mark.parametrize("mode", ["queue", "pubsub"])
 @pytest.mark.parametrize("durability", ["memory", "stored"])
 async def test_who_waits_keeps_nothing_of_the_last_mail(

@@ -164,3 +164,32 @@ async def test_an_offer_takes_room_and_does_not_wait_for_it(autojump_clock):
     mailbox.free(2)
     mailbox.close()
     assert not mailbox.offer("five")
+
+
+async def test_of_two_ticks_in_one_turn_the_one_of_a_stall_counts(autojump_clock):
+    async with running() as broker:
+        client = broker.client()
+        await client.subscribe("jobs", prefetch=10, ack_timeout=10)
+        await client.publish("jobs", 1)
+        await client.expect("message")
+        await trio.sleep(9)
+        for stalled in (5.0, 0.0):
+            broker.queue("jobs").post(Tick(stalled))
+        await trio.sleep(4)
+        assert broker.queue("jobs").leased == 1
+        await trio.sleep(4)
+        assert broker.queue("jobs").leased == 0
+
+
+async def test_an_ack_does_not_overtake_the_touch_before_it(autojump_clock):
+    async with running() as broker:
+        client = broker.client()
+        await client.subscribe("jobs", prefetch=10)
+        await client.publish("jobs", 1, durability="memory")
+        tag = (await client.expect("message"))["tag"]
+        await client.send_all(
+            {"action": "touch", "tag": tag, "id": "t"}, {"action": "ack", "tag": tag}
+        )
+        await client.expect("acked", id="t", count=1, failed=[])
+        await client.silence()
+        assert broker.queue("jobs").gauge.messages == 0

@@ -1,6 +1,9 @@
 """Ack, nack and touch; attempts, deadlines, dead letters."""
 
-from tests.actors.kit import Client, Running, running, settings
+import pytest
+import trio
+
+from tests.actors.kit import Client, Running, running, settings, settled
 
 
 async def holding(broker: Running, count: int = 1, **more) -> Client:
@@ -90,6 +93,37 @@ async def test_an_ack_of_a_memory_message_waits_for_no_disk(autojump_clock):
         await client.send(action="ack", tag=1, id="a")
         await client.expect("acked", id="a", count=1)
         broker.world.free_disk()
+
+
+async def test_an_ack_does_not_wait_behind_a_publish_for_which_there_is_no_room(autojump_clock):
+    async with running() as broker:
+        client = await holding(broker)
+        busy = broker.client()
+        broker.world.hold_disk()
+        await busy.publish("slow", 0, durability="memory")  # it is there
+        for n in range(broker.queue("slow").mailbox.room):
+            await busy.send(action="publish", topic="slow", mode="queue", message=n)
+            await settled()
+        publish = {"action": "publish", "topic": "slow", "mode": "queue", "message": "more"}
+        await client.send_all(publish, {"action": "ack", "tag": 1}, {"action": "ping"})
+        await client.silence()
+        assert broker.queue("slow").mailbox.waiting == 1
+        assert broker.queue("jobs").gauge.messages == 0
+        broker.world.free_disk()
+        await client.until("pong")
+
+
+@pytest.mark.parametrize("named", [{"tags": [1, 2]}, {"message_ids": ["m0", "m1"]}])
+async def test_an_ack_of_several_without_an_id_is_complete_too(autojump_clock, named):
+    async with running() as broker:
+        client = await holding(broker, 2)
+        await client.send(action="ack", **named)
+        await settled()
+        assert broker.connection(1).session.unanswered == 0
+        await client.eof()
+        with trio.fail_after(1):  # what is not answered would be waited for
+            assert await client.closed() == []
+        assert broker.queue("jobs").gauge.messages == 0
 
 
 async def test_one_ack_may_span_queues_and_is_answered_once(autojump_clock):

@@ -19,7 +19,7 @@ from msgspec import Raw
 
 from msg.core.batches import Failure, PublishBatch
 from msg.core.books import Leaving, Turn
-from msg.core.commands import Publish
+from msg.core.commands import BarePublish, Publish
 from msg.core.credit import Consumer
 from msg.core.deep import Packing
 from msg.core.ledger import QueueLedger
@@ -401,7 +401,7 @@ class Desk:
         size: int = 0,
         **fields: Any,
     ) -> PublishBatch:
-        items = [
+        items: list[BarePublish] = [
             Publish("jobs", Raw(str(n).encode() + b" " * size), "queue", **fields) for n in numbers
         ]
         level = None if durability is None else DURABILITIES[durability]

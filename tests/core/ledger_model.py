@@ -12,7 +12,7 @@ import attrs
 
 from msg.core.batches import PublishBatch
 from msg.core.books import Turn
-from msg.core.commands import Publish
+from msg.core.commands import BarePublish
 from msg.core.message import Message
 from tests.core.ledger_kit import Desk, Publisher, Worker, body_of
 
@@ -69,7 +69,7 @@ class Client:
 class Item:
     """One item of a publish, and what is to be answered."""
 
-    publish: Publish
+    publish: BarePublish
     outcome: str = ""  # "" = parked
     seq: int = 0  # its own, or that of which it is a duplicate
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from msg.core.commands import Publish
 from msg.errors import ClientError
 from tests.core.ledger_kit import Desk, Publisher
 
@@ -210,6 +211,7 @@ def test_duplicates_in_a_batch_take_no_room():
     q.publish(1, message_id="a")
     batch = q.batch(1, 2, 3)
     for item, message_id in zip(batch.items, "abc", strict=True):
+        assert isinstance(item, Publish)
         item.message_id = message_id
     q.turn(lambda stamp: q.ledger.publish(batch, stamp))
     assert q.mine.outcomes() == ["dup", "ok", "queue_full"]
@@ -303,7 +305,9 @@ def test_a_parked_duplicate_is_acked_even_when_its_time_is_up():
     q = Desk(max_messages=1, overflow="block")
     q.publish(1, message_id="a")
     batch = q.batch(2, 1)
-    batch.items[1].message_id = "a"
+    second = batch.items[1]
+    assert isinstance(second, Publish)
+    second.message_id = "a"
     q.turn(lambda stamp: q.ledger.publish(batch, stamp))
     q.sleep(31)
     assert q.mine.outcomes() == ["queue_full", "dup"]

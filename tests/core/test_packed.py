@@ -127,6 +127,16 @@ def test_what_is_not_plain_is_not_packed(change: dict[str, object]):
     assert pack(messages) is None
 
 
+def test_messages_of_several_topics_are_not_packed():
+    """A group of a pattern has them; names of one length put the ids at the same place."""
+    for sizes in ([4], [1, 1, 1, 1]):
+        messages = made(sizes, name="a.x")
+        for message in messages[1:3]:
+            message.wire = message.wire.replace(b'"a.x"', b'"a.y"')
+        assert pack(messages) is None
+    assert pack(named(["u1", "u2"], [b"1"] * 2, "a.x") + named(["u3"], [b"1"], "a.y")) is None
+
+
 def test_large_messages_are_not_packed():
     assert pack(made([3], body=b'"' + b"x" * LARGE + b'"')) is None
 

@@ -122,6 +122,27 @@ async def test_held_says_who_since_when_and_until_when(autojump_clock):
         assert held[1]["deadline_s"] is None
 
 
+async def test_what_was_acked_is_held_no_more_though_its_queue_has_only_noted_that(autojump_clock):
+    async with running() as broker:
+        client = broker.client()
+        await client.subscribe("jobs", prefetch=10)
+        questions: list[dict[str, Any]] = [
+            {"action": "stats"}, {"action": "stats", "topic": "jobs"},
+            {"action": "held"}, {"action": "peek", "topic": "jobs", "options": {"state": "leased"}},
+            {"action": "declare", "topic": "jobs", "mode": "queue", "passive": True},
+        ]  # fmt: skip
+        for n, question in enumerate(questions):
+            await client.publish("jobs", n, durability="memory")
+            tag = (await client.expect("message"))["tag"]
+            await client.send(action="ack", tag=tag)
+            await settled()
+            assert broker.queue("jobs").leased == 1
+            answer = await client.ask(**question)
+            rows = answer.get("held") or answer.get("messages") or answer.get("queues")
+            counts = answer.get("counts") or (rows[0] if rows else {"leased": 0})
+            assert counts["leased"] == 0, answer
+
+
 async def test_a_lone_message_has_its_deadline_though_its_queue_has_not_heard_of_the_write(
     autojump_clock,
 ):

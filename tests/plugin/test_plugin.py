@@ -90,6 +90,29 @@ def test_under_trio_with_a_virtual_clock(project):
     run(project, "pytest_trio.plugin").assert_outcomes(passed=2)
 
 
+def test_after_idle_an_ack_has_been_dealt_with(project):
+    project.makepyfile("""
+        import pytest
+
+        @pytest.mark.trio
+        @pytest.mark.parametrize("durability", ["memory", "stored"])
+        async def test_it(msg_broker, durability):
+            async with msg_broker.connect() as client:
+                await client.send("jobs", 1, durability=durability)
+                jobs = client.consume("jobs", prefetch=10)
+                await (await anext(jobs)).ack()
+                await msg_broker.idle()
+                assert msg_broker.queue("jobs").settled == 1
+
+        def test_sync(msg_broker):
+            with msg_broker.connect_sync() as client:
+                client.send("jobs", 1, durability="memory")
+                client.get("jobs")[0].ack()
+                assert msg_broker.queue("jobs").empty
+    """)
+    run(project, "pytest_trio.plugin").assert_outcomes(passed=3)
+
+
 ASYNCIO_TESTS = """
     import asyncio
     import socket

@@ -4,7 +4,7 @@ import pytest
 
 from msg.core import commands
 from msg.protocol.checks import EXPECTED, Checks
-from msg.protocol.codec import _classes, _fields_of, decode_frame
+from msg.protocol.codec import _fields_of, commands_by_action, decode_frame
 from tests.protocol.wire import HELLO, after_hello, kinds, plain
 
 ID = "a string of 1-128 printable bytes"
@@ -402,7 +402,7 @@ class TestActions:
         assert len(text) < 500
         assert text.isprintable()
 
-    @pytest.mark.parametrize("action", list(_classes()))
+    @pytest.mark.parametrize("action", list(commands_by_action()))
     def test_the_field_type_names_an_action_too(self, action):
         assert decode_kind(f'{{"type":"{action}","topic":"t","message":1,"tag":1}}') == action
         assert (
@@ -410,7 +410,7 @@ class TestActions:
         )
 
     def test_there_are_all_of_the_protocol(self):
-        assert " ".join(_classes()) == (
+        assert " ".join(commands_by_action()) == (
             "publish subscribe unsubscribe get ack nack touch declare hello ping pong stats"
             " tree peek held why trace tap purge pause resume delete dead retry limits help"
         )
@@ -440,7 +440,7 @@ class TestIds:
 
 
 def test_every_field_says_what_it_must_be():
-    fields = {name for class_ in _classes().values() for name in _fields_of(class_)}
+    fields = {name for class_ in commands_by_action().values() for name in _fields_of(class_)}
     assert fields == set(EXPECTED)
 
 

@@ -1,11 +1,13 @@
 """What the checks make of many frames at once is what they say of each."""
 
 import pytest
+from msgspec import Raw
+from msgspec.structs import asdict
 
-from msg.core.commands import Ack, Acks, Publish, Publishes
+from msg.core.commands import Ack, Acks, BarePublish, Publish, Publishes
 from msg.errors import ClientError
 from msg.protocol.checks import TAG_MAX, Checks
-from msg.protocol.codec import Decoder
+from msg.protocol.codec import Decoder, Rejected
 
 
 def frames(*lines: str) -> bytes:
@@ -30,9 +32,26 @@ def knowing(*topics: str) -> Checks:
 
 
 def gathered(checks: Checks, *lines: str) -> list[Publishes | Acks] | None:
-    items = Decoder().feed(frames(*lines))
-    assert all([isinstance(item, Publish | Ack) for item in items]), items
-    return checks.gather(items)  # type: ignore[arg-type]
+    """What a decoder gathers of one read; None, if each frame was looked at by itself. Then it
+    is as without gathering."""
+    by_itself = Decoder(check=copy(checks).check).feed(frames(*lines))
+    items = Decoder(check=checks.check, gather=checks.gather).feed(frames(*lines))
+    if any([isinstance(item, Publishes | Acks) for item in items]):
+        assert all([isinstance(item, Publishes | Acks) for item in items]), items
+        return items  # type: ignore[return-value]
+    assert list(map(shown, items)) == list(map(shown, by_itself))
+    return None
+
+
+def shown(item: object) -> str:
+    """All of it; a body by its bytes."""
+    if isinstance(item, Publish):
+        return str({**asdict(item), "message": bytes(item.message)})
+    return f"{item} {item.error!r}" if isinstance(item, Rejected) else str(item)
+
+
+def copy(checks: Checks) -> Checks:
+    return knowing(*checks._publishable)
 
 
 def test_bare_publishes_are_one_command_for_each_destination():
@@ -108,14 +127,32 @@ def test_publishes_and_acks_of_one_read_are_two():
     ],
 )
 def test_one_that_is_special_or_wrong_leaves_all_to_the_check_of_each(line):
-    checks = knowing("jobs")
     usual = publish() if "publish" in line else ack('"message_id":"a"')
     for lines in ([line], [usual, line], [line, usual]):
-        assert gathered(checks, *lines) is None
+        assert gathered(knowing("jobs"), *lines) is None
 
 
 def test_acks_by_id_and_by_tag_in_one_read_are_checked_one_by_one():
     assert gathered(Checks(), ack('"tag":1'), ack('"message_id":"a"')) is None
+
+
+def test_whoever_sends_special_ones_is_read_as_usual_again_after_a_usual_one():
+    checks = knowing("jobs")
+    decoder = Decoder(check=checks.check, gather=checks.gather)
+    special, usual = publish(more=',"id":"x"'), publish()
+    kinds = [
+        [type(item) for item in decoder.feed(frames(*lines))]
+        for lines in ([usual], [special], [usual], [usual], [special, usual], [ack('"tag":1')])
+    ]
+    assert kinds == [[Publishes], [Publish], [Publish], [Publishes], [Publish, Publish], [Acks]]
+
+
+def test_a_bare_publish_reads_as_one_that_names_nothing_more():
+    bare, full = BarePublish("jobs", Raw(b"1")), Publish("jobs", Raw(b"1"))
+    names = Publish.__struct_fields__
+    assert [getattr(bare, name) for name in names if name != "message"] == [
+        getattr(full, name) for name in names if name != "message"
+    ]
 
 
 def test_what_is_gathered_would_pass_the_check_of_each():

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from msg.core.commands import Publish
-from msg.protocol.codec import _classes, _decode, _decode_fields
+from msg.protocol.codec import _decode, _decode_fields, commands_by_action
 from tests.protocol.test_traps import NOT_JSON, NOT_UTF8, SURROGATES, publish
 
 
@@ -59,7 +59,7 @@ def test_one_value_per_call_and_only_blanks_around_it():
 
 
 def test_unknown_fields_are_refused_here_and_left_out_by_the_slow_path():
-    for class_ in _classes().values():
+    for class_ in commands_by_action().values():
         assert class_.__struct_config__.forbid_unknown_fields
     with pytest.raises(msgspec.ValidationError):
         _decode(b'{"action":"ping","x":1}')

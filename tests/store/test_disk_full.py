@@ -7,7 +7,14 @@ from random import Random
 import pytest
 
 from msg.errors import DiskFull
-from msg.store.commit import BALLAST, BALLAST_BYTES, execute, floor_of
+from msg.store.commit import (
+    BALLAST,
+    BALLAST_BYTES,
+    execute,
+    floor_of,
+    restore_ballast,
+    throw_ballast,
+)
 from msg.store.log import Log
 from msg.store.recovery import delete_log, open_store
 from msg.store.simdisk import SimDisk
@@ -114,6 +121,22 @@ def test_the_ballast_is_thrown_for_acks_and_comes_back_with_the_room():
     publish(disk, log, 20)
     publish(disk, log, 1)  # to a new segment
     assert disk.size(BALLAST) == BALLAST_BYTES
+
+
+def test_ballast_that_another_round_throws_while_it_is_written_is_no_failure_of_the_disk():
+    disk = SimDisk(Random(1), capacity=8 << 20)
+
+    def strike(_: int, kind: str, path: str) -> None:
+        if (kind, path) == ("append", BALLAST):
+            disk.hook = None
+            thrown.append(throw_ballast(disk))
+            disk.fill()
+
+    thrown: list[bool] = []
+    disk.hook = strike
+    restore_ballast(disk, 0)
+    assert thrown == [True]
+    assert not disk.exists(BALLAST)
 
 
 def test_other_logs_of_the_round_are_not_touched():

@@ -1,6 +1,7 @@
 """The index against a dict: whatever is added, placed, copied and settled, in any order."""
 
 from array import array
+from itertools import accumulate
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ class IndexMachine(RuleBasedStateMachine):
                 seqs.append(self.next_seq)
                 self.next_seq += 1
         lengths = [seq % 97 + 1 for seq in seqs]
-        self.index.add(seqs, lengths)
+        self.index.add(seqs, array("I", lengths), sum(lengths))
         self.gathered.append((seqs, lengths))
         for seq, length in zip(seqs, lengths, strict=True):
             self.live[seq] = [0, 0, length, False]
@@ -49,7 +50,8 @@ class IndexMachine(RuleBasedStateMachine):
         seqs = [seq for part, _ in self.gathered for seq in part]
         lengths = [length for _, part in self.gathered for length in part]
         self.gathered = []
-        self.index.place(seqs, offset, lengths, ordinal)
+        *offsets, _ = accumulate(lengths, initial=offset)
+        self.index.place(seqs, array("I", offsets), array("I", lengths), ordinal)
         for seq, length in zip(seqs, lengths, strict=True):
             if seq in self.live:
                 self.live[seq][:2] = [ordinal, offset]
