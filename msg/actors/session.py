@@ -70,7 +70,7 @@ class QueueSub:
 
     key: Key
     port: QueuePort
-    consumer: Consumer
+    waiting: list[commands.Subscribe] = attrs.field(factory=list)  # not yet answered
 
 
 @attrs.define(eq=False)
@@ -479,11 +479,13 @@ class Session:
             auto=port.auto,
             name=port.name,
         )
-        self.subs[key] = QueueSub(key, port, consumer)
-        port.on_refused = partial(self._refused, key, command.id)
-        port.on_ended = partial(self._ended, key)
+        if not isinstance(known, QueueSub) or known.port is not port:
+            known = self.subs[key] = QueueSub(key, port)
+            port.on_refused = partial(self._refused, known)
+            port.on_ended = partial(self._ended, key)
+        known.waiting.append(command)
         self.unanswered += 1
-        queue.post(queues.Attach(consumer, partial(self._say_subscribed, command, key)))
+        queue.post(queues.Attach(consumer, partial(self._stands, known, command)))
 
     async def _source(
         self, mode: str, name: str, group: str | None, start: names.Start = None
@@ -556,10 +558,20 @@ class Session:
         if command.id is not None:
             self.outbox.answer(encode.subscribed(topic, mode, sub=sub, group=group, id=command.id))
 
-    def _refused(self, key: Key, request_id: str | None, error: ClientError) -> None:
-        self._answered()
-        self._drop(key)
-        self.fail(error, request_id)
+    def _stands(self, sub: QueueSub, command: commands.Subscribe) -> None:
+        """One of its requests has been heard; if it came behind one that was refused, that has
+        ended the subscription and answered this one too."""
+        if command in sub.waiting:
+            sub.waiting.remove(command)
+            self._say_subscribed(command, sub.key)
+
+    def _refused(self, sub: QueueSub, error: ClientError) -> None:
+        waiting, sub.waiting = sub.waiting, []
+        if self.subs.get(sub.key) is sub:
+            self._drop(sub.key)
+        for command in waiting:
+            self._answered()
+            self.fail(error, command.id)
 
     def _ended(self, key: Key, reason: str) -> None:
         """The queue was deleted, or failed."""
@@ -575,6 +587,7 @@ class Session:
             gone.port.queue.post(queues.Detach(gone.port, gone.port.close()))
             self.ports.remove(gone.port)
             self.tags.forget()
+            gone.port.forget_callers()
         elif gone is not None:
             gone.port.close()
 
@@ -625,9 +638,11 @@ class Session:
         timeout = command.ack_timeout
         if timeout is None:
             timeout = queue.settings.ack_timeout
-        if any([p.done for p in self.ports]):
+        if done := [p for p in self.ports if p.done]:
             self.ports = [p for p in self.ports if not p.done]
             self.tags.forget()
+            for each in done:
+                each.forget_callers()
         if self._gets >= GETS_MAX:
             raise ClientError(
                 "too_many",

@@ -84,6 +84,26 @@ async def test_a_turn_that_failed_leaves_no_lease_to_who_came_in_it(
         assert broker.queue("jobs").leased == 0
 
 
+async def test_of_two_requests_for_one_subscription_each_is_answered_once(
+    autojump_clock, monkeypatch
+):
+    async with running(errors=CRASHED) as broker:
+        client = broker.client()
+        await client.publish("jobs", 1)
+        plant = Plant(monkeypatch, QueueLedger, "attach")
+        subscribe = {"action": "subscribe", "topic": "jobs", "mode": "queue"}
+        await client.send_all({**subscribe, "id": "a"}, {**subscribe, "id": "b", "prefetch": 5})
+        for id_ in "ab":
+            await client.expect("error", code="internal", id=id_)
+        await client.silence()
+        assert plant.hits == 1
+        await client.subscribe("jobs")
+        await client.expect("message", message=1)
+        await client.eof()
+        with trio.fail_after(1):
+            assert await client.closed() == []
+
+
 PHASES = ["publish", "attach", "detach", "stop", "written", "ack", "nack", "touch", "dispatch",
           "tick", "committed", "purge"]  # fmt: skip
 

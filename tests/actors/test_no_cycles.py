@@ -107,7 +107,13 @@ async def consumes(client):
     await client.expect("unsubscribed", topic="jobs")
 
 
-@pytest.mark.parametrize("use", [subscribes, declares, consumes])
+async def consumes_and_gets(client):
+    await client.subscribe("jobs")
+    await client.ask("unsubscribe", topic="jobs", mode="queue")
+    await client.ask("get", topic="jobs")  # which looks for what is over
+
+
+@pytest.mark.parametrize("use", [subscribes, declares, consumes, consumes_and_gets])
 async def test_a_topic_or_queue_that_ended_leaves_no_cycle(autojump_clock, no_collections, use):
     """As each inbox does, that a client had for its answers."""
     async with running() as broker:
