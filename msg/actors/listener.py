@@ -146,7 +146,12 @@ class Connections:
         if len(self.open) < DIRECT or sys.platform != "linux":
             return None
         if self.turnstile is None:
-            self.turnstile = Turnstile()
+            try:
+                self.turnstile = Turnstile()
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    raise
+                return None  # the client took the last file descriptor: it waits as the first do
             self.nursery.start_soon(self._turn, self.turnstile, name="turnstile")
         return self.turnstile
 

@@ -3,6 +3,7 @@
 The first `DIRECT` connections are beside the turnstile, and stay: those behind it are the `crowd`.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -187,6 +188,31 @@ async def test_in_line_is_alive(autojump_clock):
         assert connection._check_up() is False
         assert connection._pings == 0
         await client.ask("hello", heartbeat=0)
+
+
+async def test_without_a_file_descriptor_for_it_a_client_waits_as_the_first_do(
+    autojump_clock, monkeypatch
+):
+    class OutOfFiles:
+        def __init__(self) -> None:
+            raise OSError(errno.EMFILE, "too many open files")
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with running() as broker, listener:
+        clients = [await connect(broker, listener) for _ in range(DIRECT)]
+        for client in clients:
+            await client.ask("ping")
+        with monkeypatch.context() as patch:
+            patch.setattr("msg.actors.listener.Turnstile", OutOfFiles)
+            clients.append(await connect(broker, listener))
+            await clients[-1].ask("ping")
+        assert broker.broker.connections.turnstile is None
+        clients.append(await connect(broker, listener))
+        await clients[-1].ask("ping")
+        assert broker.broker.connections.turnstile is not None
+        for client in clients:
+            await client.ask("ping")
+            client.stream.socket.close()
 
 
 async def test_a_few_do_without(autojump_clock):
