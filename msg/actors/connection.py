@@ -93,6 +93,7 @@ class Connection:
         self._gone = ""  # how the writer found that the client is
         self._sent = 0  # bytes of the write under way that the kernel has
         self._broken = ""  # why a direct write failed: the writer raises it
+        self._ended = False  # the client has said that it asks for nothing more
         self._more_to_read = False  # the last read took all that it may: there is more
 
     async def run(self) -> str:
@@ -241,7 +242,8 @@ class Connection:
         heartbeat = self.session.heartbeat
         if heartbeat and now >= self._last_read + (self._pings + 1) * heartbeat:
             self._pings += 1
-            if self._pings >= self.limits.heartbeats_missed:
+            # who has ended what it says has no way to answer a ping
+            if self._pings >= self.limits.heartbeats_missed and not self._ended:
                 raise Cut(f"missed {self._pings} heartbeats of {heartbeat:g} s")
             self.outbox.answer(encode.PING)
         if now >= self._partial_since + self._patience():
@@ -276,6 +278,8 @@ class Connection:
 
     async def _end_of_input(self) -> str:
         """No more requests: all that was received is answered, then the end."""
+        self._ended = True
+        self._partial_since = inf  # what had begun is refused now: nothing more can come in
         items = self.decoder.eof()
         if items:
             self.outbox.shut = False
@@ -284,8 +288,18 @@ class Connection:
             answered = trio.Event()
             self.session.on_answered = lambda: None if self.session.unanswered else answered.set()
             await answered.wait()
-        await self._flush()
+        self.outbox.shut = True  # what else a queue gave it would come back unread
+        left = inf, 0
+        # a slow client reads all, one that does not read is not waited for, nor is one to which
+        # topics give as much as it takes
+        while not self.outbox.empty and left > (left := self._left_to_write()):
+            await self._flush()
         return CLOSED
+
+    def _left_to_write(self) -> tuple[float, int]:
+        """It becomes less as the client takes bytes, if nobody adds to it."""
+        outbox = self.outbox
+        return outbox.bytes + outbox.answer_bytes, -self._sent if outbox.writing is not None else 0
 
     async def _refuse_to_go_on(self) -> str:
         """An error that closes has been answered: let the client read it."""

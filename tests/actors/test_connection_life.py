@@ -244,6 +244,67 @@ async def test_eof_is_not_kept_waiting_by_a_client_that_does_not_read(autojump_c
         assert list(broker.broker.connections.open) == [2]
 
 
+async def test_after_eof_a_slow_client_still_reads_all(autojump_clock):
+    async with running() as broker:
+        client, other = broker.client(window=50_000), broker.client()
+        for n in range(40):
+            await other.publish("jobs", [n, "x" * 25_000])
+        await client.send(action="get", topic="jobs", mode="queue", n=40, id="g")
+        await client.eof()
+        client.end.read_limit = 50_000
+        for n in range(40):
+            assert (await client.expect("message"))["message"][0] == n
+            await trio.sleep(0.3)
+        await client.expect("got", count=40, id="g")
+        assert await client.closed() == []
+
+
+async def test_eof_is_not_kept_waiting_by_a_topic_that_gives_more_than_is_read(autojump_clock):
+    async with running() as broker:
+        client, other = broker.client(window=50_000), broker.client()
+        await client.subscribe("news", mode="pubsub")
+        await client.eof()
+        client.end.read_limit = 50_000
+
+        async def feed() -> None:
+            while True:
+                for _ in range(4):
+                    await other.publish("news", "x" * 25_000, mode="pubsub")
+                await trio.sleep(0.5)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed)
+            with trio.fail_after(60):
+                while 1 in broker.broker.connections.open:
+                    await trio.sleep(0.5)
+                    with trio.move_on_after(0.1):
+                        await client._fill()
+            nursery.cancel_scope.cancel()
+
+
+async def test_after_eof_no_heartbeat_is_missed(autojump_clock):
+    """A `get` that waits is still answered; the client is pinged, and cannot say anything."""
+    async with running() as broker:
+        client = broker.client()
+        await client.ask("hello", heartbeat=10)
+        await client.send(action="get", topic="jobs", mode="queue", wait=55, id="g")
+        await client.eof()
+        frames = [f["type"] for f in await client.closed()]
+        assert frames == ["ping"] * 5 + ["got"]
+
+
+async def test_after_eof_half_a_frame_does_not_end_what_came_before_it(autojump_clock):
+    async with running() as broker:
+        client = broker.client()
+        await client.send(action="get", topic="jobs", mode="queue", wait=55, id="g")
+        await client.raw(b'{"action":')
+        await trio.sleep(1)
+        await client.eof()
+        await client.expect("error", code="bad_frame")
+        await client.expect("got", count=0, id="g")
+        assert await client.closed() == []
+
+
 async def test_a_drain_tells_clients_takes_acks_and_refuses_publishes(autojump_clock):
     async with running(settings(drain_seconds=10.0)) as broker:
         client, other = broker.client(), broker.client()
