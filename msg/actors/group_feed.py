@@ -71,14 +71,16 @@ class GroupFeed:
     ) -> None:
         """What a turn wants passed on."""
         for name in removed:
-            self._drop(name)
+            self.drop(name)
         for group in changes.caught_up:
             waited = self.pending.pop(group.name, ())
             self.outgoing.extend([(group.queue, batch) for batch in waited])
         for passing, groups in changes.passings:
             for group in groups:
                 batch = passing.batch_for(group.name, answers)
-                if group.copy is None:
+                if group.removed:
+                    _nobody(batch)  # in the turn that published this
+                elif group.copy is None:
                     self.outgoing.append((group.queue, batch))
                 else:
                     self.pending.setdefault(group.name, deque()).append(batch)
@@ -97,9 +99,9 @@ class GroupFeed:
 
     def drop_pending(self) -> None:
         for name in list(self.pending):
-            self._drop(name)
+            self.drop(name)
 
-    def _drop(self, name: str) -> None:
+    def drop(self, name: str) -> None:
         for batch in self.pending.pop(name, ()):
             _nobody(batch)
 

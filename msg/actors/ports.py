@@ -316,7 +316,8 @@ class TopicPort(Port):
     are: each page of one needs room that was claimed here."""
 
     __slots__ = ("_claims", "_missed", "_pending", "_told_at", "_written", "claimed", "count",
-                 "dropped", "limit_bytes", "limit_count", "on_ended", "sub", "suffix")  # fmt: skip
+                 "dropped", "limit_bytes", "limit_count", "on_ended", "on_refused", "sub",
+                 "suffix")  # fmt: skip
 
     def __init__(
         self,
@@ -336,6 +337,7 @@ class TopicPort(Port):
         self.dropped = 0  # ever
         self.claimed = 0  # bytes reserved for pages that are being read
         self.on_ended: Callable[[str], None] | None = None
+        self.on_refused: Callable[[ClientError], None] | None = None
         self._missed = 0  # since the last message that it was sent
         self._told_at = 1  # when so many are dropped, the log is told
         self._pending: deque[tuple[bytes, int, Callable[[bool], None] | None]] | None = None
@@ -426,6 +428,12 @@ class TopicPort(Port):
         if not self.closed and self.on_ended is not None:
             self.on_ended(reason)
 
+    @contained
+    def refuse(self, error: ClientError) -> None:
+        """A topic failed on this subscription. Its requests are answered, also if it has left."""
+        if self.on_refused is not None:
+            self.on_refused(error)
+
     def _drop(self) -> None:
         """Too slow: the oldest go until the rest fits."""
         pending = self._pending
@@ -487,3 +495,7 @@ class TopicPort(Port):
         self.outbox.claims.pop(self, None)
         self.outbox.forget(self)
         self._pending = None
+
+    def forget_callers(self) -> None:
+        """Nobody is told any more what becomes of it."""
+        self.on_ended = self.on_refused = None

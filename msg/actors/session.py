@@ -80,6 +80,7 @@ class TopicSub:
     key: Key
     port: TopicPort
     topic: "Topic | None"  # None: a pattern, known to the directory
+    waiting: list[commands.Subscribe] = attrs.field(factory=list)  # not yet answered
 
 
 class Session:
@@ -442,9 +443,12 @@ class Session:
         start = parsed_start(command.from_)
         if command.mode == "queue" or group is not None:
             await self._consume(command, key, start, known)
-        elif known is not None:
+        elif isinstance(known, TopicSub):
             self.unanswered += 1
-            self._say_subscribed(command, key)
+            if known.waiting:
+                known.waiting.append(command)  # it does not stand yet
+            else:
+                self._say_subscribed(command, key)
         else:
             await self._listen(command, key, start)
 
@@ -532,19 +536,23 @@ class Session:
             limit_count=limits.subscriber_messages,
             limit_bytes=limits.subscriber_bytes,
         )
-        answer = partial(self._say_subscribed, command, key)
+        listening = TopicSub(key, port, None, [command])
+        answer = partial(self._hears, listening)
+        port.on_ended = partial(self._ended, key)
+        port.on_refused = partial(self._not_heard, listening)
         if has_wildcard(name):
-            self.subs[key] = TopicSub(key, port, None)
+            self.subs[key] = listening
             self.unanswered += 1
             await self.context.directory.listen(port, name, start, answer)
             return
-        port.on_ended = partial(self._ended, key)
         for _ in range(TRIES):
             topic = await self._topic(name)
             if topic.post(topics.Attach(port, exact=True, start=start, answer=answer)):
-                self.subs[key] = TopicSub(key, port, topic)
+                listening.topic = topic
+                self.subs[key] = listening
                 self.unanswered += 1
                 return
+        port.forget_callers()
         raise ClientError("unavailable", f"topic {name!r} comes and goes; subscribe again")
 
     def _is_mine(self, name: str) -> bool:
@@ -557,6 +565,27 @@ class Session:
         self._answered()
         if command.id is not None:
             self.outbox.answer(encode.subscribed(topic, mode, sub=sub, group=group, id=command.id))
+
+    def _hears(self, sub: TopicSub) -> None:
+        """A live subscription stands: all requests for it are answered, in their order."""
+        waiting, sub.waiting = sub.waiting, []
+        for command in waiting:
+            self._say_subscribed(command, sub.key)
+        if sub.port.closed:
+            sub.port.forget_callers()
+
+    def _not_heard(self, sub: TopicSub, error: ClientError) -> None:
+        """A topic failed on a live subscription: it is over, and its client knows."""
+        waiting, sub.waiting = sub.waiting, []
+        if self.subs.get(sub.key) is sub:
+            if waiting:
+                self._drop(sub.key)
+            else:
+                self._ended(sub.key, str(error))
+        for command in waiting:
+            self._answered()
+            self.fail(error, command.id)
+        sub.port.forget_callers()
 
     def _stands(self, sub: QueueSub, command: commands.Subscribe) -> None:
         """One of its requests has been heard; if it came behind one that was refused, that has
@@ -589,7 +618,7 @@ class Session:
             self.tags.forget()
             gone.port.forget_callers()
         elif gone is not None:
-            gone.port.close()
+            self._leave(gone)
 
     async def _unsubscribe(self, command: commands.Unsubscribe) -> None:
         keys = self._named(command)
@@ -629,6 +658,8 @@ class Session:
             sub.topic.post(topics.Detach(sub.port, None))
         else:
             self.context.directory.unlisten(sub.port, sub.key[1])
+        if not sub.waiting:
+            sub.port.forget_callers()
 
     # -- the other commands -----------------------------------------------------------------
 
@@ -729,6 +760,7 @@ class Session:
         for sub in self.subs.values():
             if isinstance(sub, TopicSub):
                 self._leave(sub)
+                sub.port.forget_callers()
         for port in self.ports:
             port.queue.post(queues.Detach(port, port.close()))
         self.subs.clear()

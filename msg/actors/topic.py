@@ -197,6 +197,7 @@ class Estate:
     kept: dict[int, Message] = attrs.field(factory=dict)  # durability "memory": seq -> message
     subs: dict[Any, Sub] = attrs.field(factory=dict)  # snapshots, by port
     groups: dict[str, Group] = attrs.field(factory=dict)
+    copies: dict[str, dict[str, int]] = attrs.field(factory=dict)  # that a restart cut off
     feed: GroupFeed = attrs.field(factory=GroupFeed)
     line: Sequence[Run] = ()
     retained: int = 0
@@ -213,6 +214,7 @@ class Estate:
     # a turn that failed
     turn: list[Mail] = attrs.field(factory=list)
     culprit: int = -1  # which of it was being heard; -1 = none of it
+    suspect: Mail | None = None  # a fact that broke a turn, and is heard once more
 
     @property
     def outgoing(self) -> "Sequence[tuple[Queue, PublishBatch]]":
@@ -305,6 +307,7 @@ class TopicActor:
         if recovered is None and fresh:
             recovered = Recovered.of_new(services.new_log(TOPICS, self.name))
         elif recovered is None:
+            self._drop_culprit()
             await self._flush()
             recovered = await services.reopen(TOPICS, self.name)
         log = self.log = estate.commits.log = recovered.log
@@ -332,6 +335,9 @@ class TopicActor:
         rules.kept.backlog_room = partial(_room_in, services.backlog, estate)
         state = log.state.get("topic", {})
         rules.recall(runs, state, estate.survived(), stamp)
+        if estate.turned:
+            rules.audience.copies = dict(estate.copies)
+            self.state_due = True  # a group whose removal broke the turn is not in it any more
         rules.restore(estate.subs.values(), estate.groups.values(), estate.line)
         for done, failure in estate.finished:
             self._outcome(done, failure)
@@ -354,7 +360,7 @@ class TopicActor:
 
     async def run(self) -> None:
         """Turn after turn, until the topic is deleted or retired."""
-        rest = self._first_turn()
+        rest = self.turn(self.estate.turn)
         feed = self.estate.feed
         take, outbound = self.handle.mailbox.take, self.services.outbound
         while True:
@@ -422,27 +428,58 @@ class TopicActor:
         """It has failed for good: what nobody will do any more."""
         estate = self.estate
         mails, estate.turn = estate.turn, []
-        estate.commits.next = Gathered()
-        error = ClientError("internal", f"topic {self.name!r} failed; the broker's log says why")
-        estate.answers.abandon(error)
+        finished, estate.finished = estate.finished, []
+        for done, failure in finished:
+            self._close_books(done, failure)
+        if estate.commits.in_flight is None:
+            self._deny()
         self._dismiss("the topic has failed")
         return mails
 
-    def _first_turn(self) -> Rest | None:
-        """What the last incarnation did not get done, without the mail that broke it."""
+    def _close_books(self, done: Gathered, failure: Exception | None) -> None:
+        """A commit has ended, of a topic that has failed for good."""
+        self.handle.mailbox.free(done.puts)
+        if failure is None:
+            done.answer()
+            return
+        error = ClientError("disk_full", str(failure))
+        lost = {m.seq for m in done.logged}
+        for item in done.waiting:
+            if isinstance(item, Answer):
+                item.lose(lost, error)
+        done.answer(error)
+
+    def _deny(self) -> None:
+        """What has gathered for the next commit will not be in it: nobody waits for ever."""
+        error = ClientError("internal", f"topic {self.name!r} failed; the broker's log says why")
+        self.estate.answers.abandon(error)
+        commits = self.estate.commits
+        lost, commits.next = commits.next, Gathered()
+        self.handle.mailbox.free(lost.puts)
+        lost.answer(error)
+
+    def _drop_culprit(self) -> None:
+        """The mail that broke the last incarnation is refused, before anything is restored: so
+        who was to leave has left. A fact, which nobody repeats, has a second chance; one that
+        a group's messages hang on is heard, or the topic fails."""
         estate = self.estate
-        mails, culprit = estate.turn, estate.culprit
-        estate.culprit = -1
-        if 0 <= culprit < len(mails):
-            self.refuse(
-                mails.pop(culprit),
-                ClientError(
-                    "internal",
-                    f"topic {self.name!r} failed on this request and was started anew; the"
-                    " broker's log has the cause",
-                ),
-            )
-        return self.turn(mails)
+        mails, culprit, estate.culprit = estate.turn, estate.culprit, -1
+        if not 0 <= culprit < len(mails):
+            return
+        mail = mails[culprit]
+        if isinstance(mail, _FEEDING):
+            return
+        if isinstance(mail, _FACTS) and mail is not estate.suspect:
+            estate.suspect = mail
+            return
+        self.refuse(
+            mails.pop(culprit),
+            ClientError(
+                "internal",
+                f"topic {self.name!r} failed on this request and was started anew; the"
+                " broker's log has the cause",
+            ),
+        )
 
     def turn(self, mails: list[Mail]) -> Rest | None:
         """One turn: hear all that is there, let readers go on, carry out. Where it has
@@ -676,6 +713,7 @@ class TopicActor:
             else:
                 estate.subs[port] = sub.snapshot()
         estate.groups = {name: group.snapshot() for name, group in audience.groups.items()}
+        estate.copies = dict(audience.copies)
         estate.line = tuple(rules.line)
         estate.retained = kept.retained
         estate.unheard = kept.backlog.ranges()
@@ -798,15 +836,26 @@ class TopicActor:
                 batch.fail_all(error)
                 batch.answer()
                 self.handle.mailbox.free(1)
-            case Attach(port, _, _, answer):
+            case Attach(port, exact, _, answer):
+                self.estate.subs.pop(port, None)
+                if error.code == "internal" or (exact and error.code == "unavailable"):
+                    port.refuse(error)
+                    return
                 if answer is not None:
                     answer()
-                port.ended(str(error))
+                if exact:
+                    port.ended(str(error))
             case Detach(port, answer):
                 self.estate.subs.pop(port, None)
                 if answer is not None:
                     answer()
-            case AddGroup(_, _, answer) | RemoveGroup(_, answer):
+            case AddGroup(_, _, answer):
+                if answer is not None:
+                    answer()
+            case RemoveGroup(queue, answer):
+                self.estate.groups.pop(queue.name, None)
+                self.estate.copies.pop(queue.name, None)
+                self.estate.feed.drop(queue.name)
                 if answer is not None:
                     answer()
             case Ask(_, reply) | Keep(_, reply):
@@ -815,9 +864,8 @@ class TopicActor:
                 self.deleted = mail
                 reply.set(None)
             case Written() if self.estate.commits.is_for(mail):
-                done, _ = self.estate.commits.finish()
-                self.handle.mailbox.free(done.puts)
-                done.answer()
+                self._close_books(*self.estate.commits.finish())
+                self._deny()
             case _:
                 pass  # facts: nobody waits for an answer
 
@@ -826,6 +874,9 @@ def _room_in(budget: "Budget", estate: Estate) -> int:
     """Bytes that a topic's backlog may have."""
     return max(0, budget.limit - budget.used + estate.budgeted)
 
+
+_FEEDING = (AddGroup, Copied)
+_FACTS = (Detach, RemoveGroup, Handed, Roomy, Drain, Written, Fetched)
 
 _HEAR: dict[type, Callable[[TopicActor, Any, Stamp], None]] = {
     Tick: TopicActor._tick,

@@ -175,9 +175,10 @@ class Answers:
             self._give(answer)
 
     def check(self, answer: Answer) -> None:
-        """One of its parts has come in."""
-        if not answer.left:
-            self._advance(self._lines[answer.batch.durability])
+        """One of its parts has come in; it may not be owed yet."""
+        line = self._lines.get(answer.batch.durability)
+        if not answer.left and line is not None:
+            self._advance(line)
 
     def abandon(self, error: ClientError) -> None:
         """Nobody will do any of it any more."""

@@ -172,6 +172,8 @@ class Audience:
 
     def remove_group(self, name: str) -> None:
         group = self.groups.pop(name, None)
+        if group is not None:
+            group.removed = True
         if self.copies.pop(name, None) is not None:
             self.turn.change().state = True
         if group is not None and group.copy is not None:
@@ -360,6 +362,7 @@ class Audience:
                 self.due[sub] = None
         for group in groups:
             group = self.groups[group.name] = group.snapshot()
+            self.copies.pop(group.name, None)  # it has its own
             self._groups_ever = max(self._groups_ever, group.number)
             if group.copy is not None:
                 self.due[group.copy] = None

@@ -176,7 +176,7 @@ _SUB_FIELDS = (*Reader.__slots__, *Sub.__slots__)
 class Group:
     """A durable group that this topic feeds. `copy` walks through what a new one is to have."""
 
-    __slots__ = ("copy", "given", "name", "number", "queue", "retry_at")
+    __slots__ = ("copy", "given", "name", "number", "queue", "removed", "retry_at")
 
     def __init__(self, queue: Any, name: str, number: int) -> None:
         self.queue = queue  # a handle; the rules only pass it on
@@ -184,6 +184,7 @@ class Group:
         self.number = number  # tells it from one of the same name that was removed
         self.copy: Reader | None = None
         self.given = False  # it has been given a page and has not answered yet
+        self.removed = False  # it is no more, though a turn may still name it
         self.retry_at = 0.0  # when a page that the group refused is tried again
 
     def snapshot(self) -> "Group":
