@@ -320,7 +320,8 @@ class Client:
             before = self.counts.connections
             try:
                 reason = await self._serve_once()
-            except (OSError, Disconnected, TimeoutError) as error:
+            # UnicodeError: no host has such a name
+            except (OSError, Disconnected, TimeoutError, UnicodeError) as error:
                 reason = _why(error)
                 where = f"{options.host}:{options.port}"
                 if not self.counts.connections and (
@@ -408,10 +409,11 @@ class Client:
             return
         self.hello = hello
         link.inbox = str(hello.get("inbox", "_inbox"))
+        link.frame_bytes = (hello.get("limits") or {}).get("frame_bytes")
         self.link = link
         self._draining = False
         self.counts.connections += 1
-        for feed in self.feeds.values():
+        for feed in list(self.feeds.values()):  # one that is refused leaves them
             feed.subscribe(link)
         self._requests.connected(link)
         self._publisher.connected(link)

@@ -18,6 +18,7 @@ import attrs
 
 from msg.client import wire
 from msg.client.bodies import Decode
+from msg.client.errors import Refused
 from msg.client.message import Message, not_held
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Link:
         self.client = client
         self.lost = ""
         self.inbox = ""
+        self.frame_bytes: int | None = None  # the broker's limit, if it has told one
         self.handling: dict[int, Message[Any]] = {}
         self.strays: dict[str, None] = {}  # ended here, and messages came all the same
         self.last_heard = anyio.current_time()
@@ -117,6 +119,20 @@ class Link:
         if self._bell is not None:
             self._ring()
 
+    def refusal(self, frame: bytes) -> Refused | None:
+        """What the broker would say to this line without saying to which it says so.
+
+        It cannot read it, so its error names no id: whoever waits for the answer would wait
+        for ever, and a line that is too long ends the connection, each time anew.
+        """
+        if self.frame_bytes is not None and len(frame) > self.frame_bytes + len(b"\n"):
+            text = f"A frame may have {self.frame_bytes:,} bytes; send less, or pieces of it."
+            return Refused({"code": "too_large", "error": text, "limit": self.frame_bytes})
+        if wire.is_too_deep(frame):
+            text = f"A frame may be nested {wire.DEPTH_MAX} deep; flatten it."
+            return Refused({"code": "bad_frame", "error": text})
+        return None
+
     def _ring(self) -> None:
         assert self._bell is not None
         self._bell.set()
@@ -124,11 +140,12 @@ class Link:
 
     @property
     def full(self) -> bool:
-        return self._size >= BUFFER_BYTES
+        # a lost link takes everything: who waited for its room would ask again, for ever
+        return self._size >= BUFFER_BYTES and not self.lost
 
     async def wait_for_room(self) -> None:
         """Until less than `BUFFER_BYTES` wait to be written, or the link is lost."""
-        while self._size >= BUFFER_BYTES and not self.lost:
+        while self.full:
             if self._room is None:
                 self._room = anyio.Event()
             await self._room.wait()

@@ -30,6 +30,7 @@ import msgspec
 
 from msg.client import bodies, wire
 from msg.client.errors import Disconnected, PublishFailed, Refused
+from msg.core.names import is_id
 
 if TYPE_CHECKING:
     from msg.client.link import Link
@@ -100,6 +101,7 @@ class Publisher:
         self.error: Exception | None = None
         self._unconfirmed: dict[str, Entry] = {}
         self._bytes = 0
+        self._since = 0.0  # when this connection began
         self._count = 0
         self._room: anyio.Event | None = None
         self._settled: anyio.Event | None = None
@@ -145,12 +147,18 @@ class Publisher:
         when = inf if link is None else anyio.current_time()
         unconfirmed = self._unconfirmed
         size = 0
+        frames = []
         for message_id, frame, waiter in entries:
+            if link is not None and (refused := link.refusal(frame)):
+                waiter.failed(message_id, refused)
+                waiter.progressed()
+                continue
             unconfirmed[message_id] = (frame, waiter, when)
             size += len(frame)
+            frames.append(frame)
         self._bytes += size
         if link is not None:
-            link.write(b"".join([entry[1] for entry in entries]))
+            link.write(b"".join(frames))
 
     async def wait_until_free(self, message_id: str) -> None:
         """Until no publish under this id is unanswered: two answers could not be told apart."""
@@ -199,8 +207,10 @@ class Publisher:
         if entry is None:
             return False
         if error.code == "draining":
-            # it was not taken: the next broker gets it, and who waits sees nothing of this
-            self._unconfirmed[message_id] = (entry[0], entry[1], inf)
+            # it was not taken: the next broker gets it, and who waits sees nothing of this.
+            # (But what an earlier connection has sent too may be there since then.)
+            if entry[2] >= self._since:
+                self._unconfirmed[message_id] = (entry[0], entry[1], inf)
             return True
         del self._unconfirmed[message_id]
         self._freed(len(entry[0]))
@@ -211,7 +221,7 @@ class Publisher:
     def connected(self, link: "Link") -> None:
         """A new connection: everything unconfirmed goes out again, in its order."""
         self.link = link
-        now = anyio.current_time()
+        now = self._since = anyio.current_time()
         frames = []
         for message_id, (frame, waiter, when) in list(self._unconfirmed.items()):
             if now - when > self.resend_s:
@@ -223,6 +233,11 @@ class Publisher:
                         " answered; sent again it might be there twice"
                     ),
                 )
+                waiter.progressed()
+                continue
+            if refused := link.refusal(frame):
+                self.forget(message_id, waiter)
+                waiter.failed(message_id, refused)
                 waiter.progressed()
                 continue
             if when == inf:
@@ -473,5 +488,11 @@ async def _send_slowly(
 
 
 def quoted(text: str) -> bytes:
-    """The inside of a JSON string."""
+    """An id as the inside of a JSON string. Raises the refusal that it would get.
+
+    The broker would not repeat it, so that nobody could tell whose refusal it is.
+    """
+    if not is_id(text):
+        error = '"message_id" must be a string of 1-128 printable bytes.'
+        raise Refused({"code": "bad_field", "error": error})
     return msgspec.json.encode(text)[1:-1]

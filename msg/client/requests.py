@@ -33,6 +33,7 @@ class Ask:
     """One request that waits for its answer."""
 
     frame: Frame
+    line: bytes = b""  # the frame with its id, as it is sent
     done: anyio.Event = attrs.field(factory=anyio.Event)
     answer: Frame | None = None
     error: Exception | None = None
@@ -117,16 +118,20 @@ class Requests:
         client.raise_if_closed()
         self._count += 1
         request_id = f"r{self._count}"
-        self._asks[request_id] = ask
         if isinstance(ask, Get):
             ask.frame["sub"] = request_id
+        ask.line = wire.encode({**ask.frame, "id": request_id})
+        self._asks[request_id] = ask
+        if isinstance(ask, Get):
             self.gets[request_id] = ask
         sent = False
         try:
             if client.link is not None:
                 await client.link.wait_for_room()
             if client.link is not None and not ask.done.is_set():
-                client.link.write(wire.encode({**ask.frame, "id": request_id}))
+                if refused := client.link.refusal(ask.line):
+                    raise refused
+                client.link.write(ask.line)
                 sent = True
             elif ask.frame["action"] not in REPEATABLE:
                 raise Disconnected(f"{ask.frame['action']}: there is no connection")
@@ -193,8 +198,11 @@ class Requests:
     def connected(self, link: Link) -> None:
         """Ask again what may be asked again."""
         self._asks.pop(HELLO, None)
-        for request_id, ask in self._asks.items():
-            link.write(wire.encode({**ask.frame, "id": request_id}))
+        for ask in self._asks.values():
+            if refused := link.refusal(ask.line):
+                ask.settle(None, refused)
+            else:
+                link.write(ask.line)
 
     def disconnected(self, reason: str) -> None:
         self._listening = False

@@ -64,7 +64,11 @@ class Feed:
         """Ask for it on this connection; what came over the last one is void."""
         self._origin = Origin(link, self.decode, self)
         ids = {"sub": self.id, "id": f"sub-{self.id}"}
-        link.write(wire.encode({**self.request, **self._resuming(), **ids}))
+        frame = wire.encode({**self.request, **self._resuming(), **ids})
+        if refused := link.refusal(frame):
+            self.answered(refused)
+        else:
+            link.write(frame)
 
     def _resuming(self) -> dict[str, Any]:
         """Where to go on after a reconnect: nothing twice, and nothing left out that is kept."""
@@ -146,6 +150,7 @@ class Feed:
         """Subscribe and wait for the answer. Raises the refusal."""
         client = self.client
         client.raise_if_closed()
+        wire.encode(self.request)  # raises here what would else end the client's connections
         client.feeds[self.id] = self
         self._subscribed = anyio.Event()
         if client.link is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from msg.client import bodies
 from msg.client.message import Message
 from msg.errors import BrokerError
 
@@ -16,6 +17,7 @@ Frame = dict[str, Any]
 
 DEFAULT_URL = "msg://localhost:8888"
 PORT = 8888
+DEPTH_MAX = 64  # of a frame, which is itself the first level
 NAMED_MAX = 10_000  # tags in one frame
 REASON_BYTES_MAX = 4096
 
@@ -50,8 +52,8 @@ Known = Message[Any] | Ack | Got | Ping | Pong
 _decoder: msgspec.json.Decoder[Known] = msgspec.json.Decoder(Known)
 _decode_lines = _decoder.decode_lines
 _decode_line = _decoder.decode
-_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 encode_json = msgspec.json.encode
+_decode_any = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def decode(lines: bytes) -> list[Any]:
@@ -73,16 +75,27 @@ def _decode_one(line: bytes) -> Any:
 
 
 def encode(frame: Frame) -> bytes:
-    """One line; fields that are None are left out."""
-    return encode_json({key: value for key, value in frame.items() if value is not None}) + b"\n"
+    """One line; fields that are None are left out. Raises ValueError for NaN and infinities."""
+    return bodies.encode({k: value for k, value in frame.items() if value is not None}) + b"\n"
+
+
+def is_too_deep(line: bytes) -> bool:
+    """Whether the broker would find it so."""
+    if line.count(b"{") + line.count(b"[") <= DEPTH_MAX:
+        return False
+    from msg.protocol.codec import is_deeper
+
+    return is_deeper(line, DEPTH_MAX)
 
 
 def tagged(action: str, tags: list[int], **fields: object) -> bytes:
     """`ack`, `nack` or `touch` for many messages, as few frames as are allowed."""
+    # (a delay that is no number is left out: a message that nobody settles is worse)
+    more = {key: value for key, value in fields.items() if value is not None}
     if len(tags) == 1:
-        return encode({"action": action, "tag": tags[0], **fields})
+        return encode_json({"action": action, "tag": tags[0], **more}) + b"\n"
     return b"".join(
-        encode({"action": action, "tags": tags[start : start + NAMED_MAX], **fields})
+        encode_json({"action": action, "tags": tags[start : start + NAMED_MAX], **more}) + b"\n"
         for start in range(0, len(tags), NAMED_MAX)
     )
 
@@ -104,7 +117,7 @@ class Publishing:
         if mode != "pubsub":
             head["mode"] = mode
         head.update(more)
-        self._head = encode_json(head)[:-1] + b',"message_id":"'
+        self._head = bodies.encode(head)[:-1] + b',"message_id":"'
         self._plain_tail = b"}\n"
         self._binary_tail = b',"encoding":"base64"}\n'
 

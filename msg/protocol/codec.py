@@ -532,7 +532,7 @@ def _bodies_are_sound(bodies: Sequence[Raw]) -> bool:
     deep = DEPTH_MAX - 1  # the frame around it is the first level
     if joined.count(b"{") + joined.count(b"[") <= deep:
         return True
-    return not any(_is_deeper(text, deep) for text in texts if len(text) > 2 * deep)
+    return not any(is_deeper(text, deep) for text in texts if len(text) > 2 * deep)
 
 
 def _flaw(frame: bytes) -> str | None:
@@ -541,14 +541,14 @@ def _flaw(frame: bytes) -> str | None:
         return "A frame must be UTF-8; encode the text before sending it."
     if b"\r" in frame:
         return "A frame may not hold a raw CR; write it as \\r in strings."
-    if _is_deeper(frame, DEPTH_MAX):
+    if is_deeper(frame, DEPTH_MAX):
         return f"A frame may be nested {DEPTH_MAX} deep; flatten it, or send it as a string."
     if _perhaps_huge(frame) and not _numbers_are_finite(frame):
         return "A number is out of range; send it as a string."
     return None
 
 
-def _is_deeper(text: bytes, depth_max: int) -> bool:
+def is_deeper(text: bytes, depth_max: int) -> bool:
     if text.count(b"{") + text.count(b"[") <= depth_max:
         return False
     brackets, _ = brackets_of(text)
