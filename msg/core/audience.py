@@ -231,9 +231,15 @@ class Audience:
             self.due.update({g.copy: None for g in self.groups.values() if g.copy is not None})
 
     def left_history(self, runs: "Iterable[range]") -> None:
+        backlog = self.kept.backlog
         for run in runs:
             for sub in self.readers:
-                sub.lost(run)
+                if sub.takes and backlog:  # what is there too still comes
+                    for seq in run:
+                        if seq not in backlog:
+                            sub.lost(range(seq, seq + 1))
+                else:
+                    sub.lost(run)
                 self.turn.change().subs[sub.port] = None
 
     def history_is_off(self) -> None:
@@ -266,6 +272,7 @@ class Audience:
             if not more and complete and not reader.until:
                 reader.until = self.released + 1  # it joins: from here on all is held for it
             reader.busy = True
+            reader.wanted = seqs[-1]
             if isinstance(reader, Sub):
                 self.turn.change().subs[reader.port] = None
             self.turn.change().pages.append((reader, seqs))
@@ -282,6 +289,7 @@ class Audience:
 
     def _join(self, sub: Sub) -> None:
         """It has read all that it was to read: what was held, and then it is live."""
+        sub.count_gone()
         if sub.missed or sub.claimed:
             self.turn.deliveries.append(Handing(sub.port, missed=sub.missed, page=sub.claimed))
             sub.missed, sub.claimed = 0, False
@@ -299,6 +307,7 @@ class Audience:
         if group is None and not (isinstance(reader, Sub) and reader in self.readers):
             return  # it has left
         reader.busy = False
+        reader.count_gone([m.seq for m in messages] if reader.gone else ())
         expired = [m.seq for m in messages if m.expires and m.expires <= stamp.wall]
         if expired:
             self.kept.counts.expired += len(expired)

@@ -265,20 +265,22 @@ class Kept:
             self.turn.change().state = True  # nobody hears now what comes
         self.trim(stamp)
 
-    def change(self, settings: "TopicSettings", stamp: "Stamp") -> None:
-        """New settings, from now on."""
+    def change(self, settings: "TopicSettings", stamp: "Stamp") -> list[range]:
+        """New settings, from now on. Returns what left the history for them."""
         self.settings = settings
         old = self.history
+        left: list[range] = []
         if settings.history and self.keeps:
             if old is None:
                 self.history = self._new_history()
         elif old is not None:
             self.history = None
-            for run in old.ranges():
+            left = old.ranges()
+            for run in left:
                 self._lose_role(run, self.backlog, "history off")
         if (old is None) != (self.history is None):
             self.turn.change().state = True
-        self.trim(stamp)
+        return left + self.trim(stamp)
 
 
 def _no_end() -> float:

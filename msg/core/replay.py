@@ -14,7 +14,7 @@ from heapq import merge
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from msg.core.runs import Port, Run
     from msg.core.shelf import Shelf
@@ -27,8 +27,8 @@ HELD_MAX = 8192  # messages, the same
 class Reader:
     """One walk through what a topic has kept."""
 
-    __slots__ = ("busy", "floor", "history_from", "low", "missed", "next", "retained", "since",
-                 "takes", "until")  # fmt: skip
+    __slots__ = ("busy", "floor", "gone", "history_from", "low", "missed", "next", "retained",
+                 "since", "takes", "until", "wanted")  # fmt: skip
 
     def __init__(self, floor: int) -> None:
         self.next = 1  # the first seq not yet handed
@@ -40,6 +40,8 @@ class Reader:
         self.since = b""  # RFC 3339: nothing that is older
         self.retained = 0  # the retained message's seq, if it is to have it
         self.busy = False  # a page is on its way
+        self.wanted = 0  # its last seq
+        self.gone: tuple[range, ...] = ()  # of it, what has left the history meanwhile
         self.missed = 0  # messages that went before it could have them
 
     @property
@@ -79,11 +81,24 @@ class Reader:
         return not self.until or run.position < self.until
 
     def lost(self, run: range) -> None:
-        """These have left the history: were they still to be read?"""
+        """These have left the history: were they still to be read? Of a page on its way some
+        may come nevertheless."""
         low = max(run.start, self.next, self.history_from)
         high = min(run.stop, self.until or run.stop)
-        if self.history_from and high > low:
-            self.missed += high - low
+        if not self.history_from or high <= low:
+            return
+        if self.busy and low <= self.wanted:
+            after = min(high, self.wanted + 1)
+            self.gone = (*self.gone, range(low, after))
+            low = after
+        self.missed += high - low
+
+    def count_gone(self, came: "Iterable[int]" = ()) -> None:
+        """The page is here, with these of what had left the history, or will not come."""
+        if self.gone:
+            self.missed += sum(map(len, self.gone))
+            self.missed -= sum([1 for seq in came if any(seq in run for run in self.gone)])
+            self.gone = ()
 
 
 class Sub(Reader):
@@ -167,6 +182,7 @@ class Sub(Reader):
         del self._held[self._held_n :]
         again = self.snapshot()
         again.busy = False
+        again.count_gone()
         return again
 
 

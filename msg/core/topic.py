@@ -138,7 +138,7 @@ class TopicRules(Publishing):
         """New settings, from now on."""
         self.turn.change()
         self.settings = settings
-        self.kept.change(settings, stamp)
+        self.audience.left_history(self.kept.change(settings, stamp))
         if self.kept.history is None:
             self.audience.history_is_off()
 

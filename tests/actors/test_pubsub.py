@@ -553,3 +553,86 @@ async def test_a_bug_in_a_subscribers_port_is_its_connections_own(
         await pub(publisher, "news", 2)
         await two.expect("message", message=2)
         assert broker.broker.directory.topics["news"].restarts.count == 0
+
+
+# -- what a replay missed -------------------------------------------------------------------
+
+
+async def heard_and_dropped(client: Client) -> tuple[int, int]:
+    """How many messages came, and how many are said to have been dropped."""
+    heard = dropped = 0
+    with trio.move_on_after(5):
+        while True:
+            frame = await client.read()
+            heard += frame["type"] == "message"
+            dropped += frame.get("dropped", 0)
+    return heard, dropped
+
+
+async def test_what_came_with_a_page_was_not_dropped_though_the_history_has_let_it_go(
+    autojump_clock,
+):
+    async with running() as broker:
+        client, publisher = broker.client(), broker.client()
+        await client.ask("declare", topic="news", mode="pubsub", settings={"history_messages": 5})
+        for n in range(5):
+            await pub(publisher, "news", n)
+        broker.world.hold_disk()
+        await client.send(action="subscribe", topic="news", from_="all")
+        await settled()
+        for n in range(5, 9):
+            await publisher.send(action="publish", topic="news", message=n, durability="memory")
+        await settled()
+        broker.world.free_disk()
+        await settled()
+        await pub_until_acked(publisher, "news", 9)
+        assert await heard_and_dropped(client) == (10, 0)
+
+
+async def pub_until_acked(client: Client, topic: str, message: object) -> None:
+    """Publish, and take the answers to this and to all before it."""
+    await client.send(action="publish", topic=topic, message=message, id="last")
+    await client.answers("last")
+
+
+async def test_what_the_backlog_still_has_is_not_missed_when_the_history_lets_it_go(
+    autojump_clock,
+):
+    async with running() as broker:
+        client, publisher = broker.client(), broker.client()
+        await client.ask("declare", topic="news", mode="pubsub", settings={"history_messages": 99})
+        for n in range(99):
+            await pub(publisher, "news", "x" * 2000 + str(n))
+        broker.world.hold_disk()
+        await client.send(action="subscribe", topic="news", from_="all")
+        await settled()
+        for n in range(50):
+            await publisher.send(action="publish", topic="news", message=n, durability="memory")
+        await settled()
+        broker.world.free_disk()
+        await pub_until_acked(publisher, "news", 9)
+        assert await heard_and_dropped(client) == (150, 0)
+
+
+@pytest.mark.parametrize("kept", [2, 0])
+async def test_what_a_shorter_history_takes_from_a_replay_is_counted(autojump_clock, kept):
+    async with running() as broker:
+        client, publisher, operator = broker.client(), broker.client(), broker.client()
+        await sub(client, "news")  # somebody hears it: there is no backlog
+        await client.ask("declare", topic="news", mode="pubsub", settings={"history_messages": 99})
+        for n in range(99):
+            await pub(publisher, "news", "x" * 2000 + str(n))
+        reader = broker.client()
+        broker.world.hold_disk()
+        await reader.send(action="subscribe", topic="news", from_="all")
+        await settled()
+        await operator.send(
+            action="declare", topic="news", mode="pubsub", settings={"history_messages": kept}
+        )
+        await settled()
+        broker.world.free_disk()
+        await settled()
+        await pub_until_acked(publisher, "news", 9)
+        heard, dropped = await heard_and_dropped(reader)
+        assert heard + dropped == 100
+        assert dropped > 0
