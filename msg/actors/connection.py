@@ -94,6 +94,7 @@ class Connection:
         self._sent = 0  # bytes of the write under way that the kernel has
         self._broken = ""  # why a direct write failed: the writer raises it
         self._ended = False  # the client has said that it asks for nothing more
+        self._left: tuple[float, int] = (inf, 0)  # to write, when that was last looked at
         self._more_to_read = False  # the last read took all that it may: there is more
 
     async def run(self) -> str:
@@ -289,10 +290,14 @@ class Connection:
             self.session.on_answered = lambda: None if self.session.unanswered else answered.set()
             await answered.wait()
         self.outbox.shut = True  # what else a queue gave it would come back unread
-        left = inf, 0
+        self.session.heartbeat = 0.0  # what it is still given shows that we are there
+        self._open_to_check_ups()
         # a slow client reads all, one that does not read is not waited for, nor is one to which
         # topics give as much as it takes
-        while not self.outbox.empty and left > (left := self._left_to_write()):
+        while not self.outbox.empty:
+            before, self._left = self._left, self._left_to_write()
+            if self._left >= before:
+                break
             await self._flush()
         return CLOSED
 

@@ -259,11 +259,14 @@ async def test_after_eof_a_slow_client_still_reads_all(autojump_clock):
         assert await client.closed() == []
 
 
-async def test_eof_is_not_kept_waiting_by_a_topic_that_gives_more_than_is_read(autojump_clock):
+@pytest.mark.parametrize("heartbeat", [0, 3])
+async def test_eof_is_not_kept_waiting_by_a_topic_that_gives_more_than_is_read(
+    autojump_clock, heartbeat
+):
     async with running() as broker:
         client, other = broker.client(window=50_000), broker.client()
+        await client.ask("hello", heartbeat=heartbeat)
         await client.subscribe("news", mode="pubsub")
-        await client.eof()
         client.end.read_limit = 50_000
 
         async def feed() -> None:
@@ -274,6 +277,10 @@ async def test_eof_is_not_kept_waiting_by_a_topic_that_gives_more_than_is_read(a
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed)
+            await trio.sleep(5)
+            await client.eof()
+            await trio.sleep(1)
+            assert 1 in broker.broker.connections.open, "it is still being written to"
             with trio.fail_after(60):
                 while 1 in broker.broker.connections.open:
                     await trio.sleep(0.5)
