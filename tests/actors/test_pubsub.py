@@ -96,6 +96,18 @@ async def test_the_same_subscription_twice_is_one(autojump_clock):
         await client.silence(1)
 
 
+@pytest.mark.parametrize("pattern", ["news", "n.*"])
+async def test_two_requests_for_one_subscription_are_answered_in_order(autojump_clock, pattern):
+    async with running() as broker:
+        client = broker.client()
+        await client.send_all(
+            *[{"action": "subscribe", "topic": pattern, "id": id_} for id_ in "abc"]
+        )
+        for id_ in "abc":
+            await client.expect("subscribed", id=id_)
+        await client.silence(1)
+
+
 async def test_names_of_the_broker_are_not_matched_by_wildcards(autojump_clock):
     async with running() as broker:
         client, other = broker.client(), broker.client()
