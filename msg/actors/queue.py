@@ -518,6 +518,9 @@ class QueueActor:
         if tick is not None:
             self.armed = inf
             ledger.tick(stamp, stalled=tick.stalled)
+        if estate.draining and ledger.parked:  # else the stop would wait for all of them
+            error = ClientError("draining", "the broker is stopping; publish to its successor")
+            ledger.refuse_parked(error, stamp)
         ledger.dispatch(stamp)
         self._carry_out(stamp)
         estate.turn = []

@@ -403,6 +403,11 @@ class Intake:
                 parking.put_first(until, rest)
                 return
 
+    def refuse_parked(self, error: ClientError, stamp: Stamp) -> None:
+        """Nobody waits for room any more. What is known is acked all the same."""
+        while self.parking.batches:
+            self._accept(self.parking.take_first(), stamp, NO_ROOM, error)
+
     def end_parking(self, stamp: Stamp) -> None:
         """Refuse what has waited long enough."""
         parking = self.parking

@@ -118,6 +118,10 @@ class QueueLedger:
         """The disk is full: refuse at once what needs it, until it is tried again."""
         self.intake.hold_off(error, until)
 
+    def refuse_parked(self, error: ClientError, stamp: Stamp) -> None:
+        """Those that wait for room are refused: it does not come in time."""
+        self.intake.refuse_parked(error, stamp)
+
     # -- consumers ----------------------------------------------------------------------
 
     def attach(self, consumer: Consumer) -> None:

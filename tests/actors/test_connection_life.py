@@ -370,6 +370,22 @@ async def test_what_was_held_at_a_stop_comes_back_uncounted(autojump_clock):
             assert "returned" not in frame
 
 
+async def test_a_drain_ends_publishes_that_wait_for_room(autojump_clock):
+    full = {"jobs": {"max_messages": 1, "overflow": "block"}}
+    async with running(settings(drain_seconds=10.0, queues=full)) as broker:
+        client = broker.client()
+        await client.publish("jobs", 1)
+        await client.send(action="publish", topic="jobs", mode="queue", message=2, id="p")
+        await settled()
+        broker.broker.drain()
+        frames = await client.closed()
+        assert [(f["type"], f.get("code"), f.get("id")) for f in frames] in (
+            [("closing", None, None), ("error", "draining", "p")],
+            [("error", "draining", "p"), ("closing", None, None)],
+        )
+        assert trio.current_time() < 5  # it waits for no room
+
+
 async def test_a_drain_ends_gets_that_wait(autojump_clock):
     async with running(settings(drain_seconds=10.0)) as broker:
         client = broker.client()
