@@ -1,5 +1,6 @@
 """What commands share: the connection, one place that turns errors into exit codes, output."""
 
+import errno
 import functools
 import json
 import os
@@ -62,6 +63,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        if sys.stdout is None:  # closed before we began: no message is taken to be lost there
+            raise _left(exits.IO_ERROR, "standard output is closed; open it, to /dev/null say")
         try:
             function(*args, **kwargs)
             sys.stdout.flush()
@@ -74,13 +77,25 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
         except Unavailable as error:
             raise _left(exits.UNAVAILABLE, str(error)) from None
         except BrokenPipeError:
-            # or the interpreter's own flush would complain at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _give_up_output()
             raise _left(exits.PIPE_CLOSED) from None
+        except OSError as error:
+            if error.filename is not None or error.errno not in _OUTPUT_LOST:
+                raise  # not of the output: a bug
+            _give_up_output()
+            raise _left(exits.IO_ERROR, f"the output cannot be written: {error.strerror}") from None
         except KeyboardInterrupt:
             raise _left(exits.INTERRUPTED) from None
 
     return run
+
+
+_OUTPUT_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+
+
+def _give_up_output() -> None:
+    """Or the interpreter's own flush would complain at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _left(code: int, text: str = "") -> typer.Exit:

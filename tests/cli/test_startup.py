@@ -6,8 +6,11 @@ trio, rich and the broker's parts `ping` takes three times as long.
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from msg.daemon import exits
 
 HEAVY = {
     "trio", "anyio", "asyncio", "attr", "cattrs", "msgspec", "structlog", "rich", "pygments",
@@ -16,6 +19,7 @@ HEAVY = {
 OURS = {"msg", "msg.cli", "msg.daemon", "msg.daemon.exits", "msg.plain_client", "msg.errors"}
 PROBE = """
 import sys
+from pathlib import Path
 from msg.cli.main import main
 try:
     main()
@@ -50,3 +54,16 @@ def test_a_one_shot_command_imports_only_what_it_needs(broker, command):
     assert {name.partition(".")[0] for name in modules} & HEAVY == set()
     ours = {name for name in modules if name == "msg" or name.startswith("msg.")}
     assert {name for name in ours - OURS if not name.startswith("msg.cli.")} == set()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+@pytest.mark.parametrize("output", [">/dev/full", ">&-"])
+def test_an_output_that_takes_nothing_is_one_sentence_and_not_an_answer(output):
+    """Not exit 1, which says "none", nor a traceback."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m msg version {output}', sys.executable],
+        capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == exits.IO_ERROR
+    assert done.stderr.startswith("trio-msg: ")
+    assert done.stderr.count("\n") == 1
