@@ -58,7 +58,6 @@ INBOX = "_inbox."
 # stop of the broker makes a difference.
 ACK_DURABLE_S = queues.LAZY_S
 ACK_MEMORY_S = 0.25
-GETS_MAX = 1000  # under way at one time, of one connection
 TRIES = 10  # a destination that ends between look-up and hand-over is looked up again
 Destination = tuple[str, str, str | None]  # mode, topic, durability
 Key = tuple[str, str, str | None, str | None]  # mode, topic or pattern, group, sub
@@ -674,11 +673,12 @@ class Session:
             self.tags.forget()
             for each in done:
                 each.forget_callers()
-        if self._gets >= GETS_MAX:
+        most = self.context.settings.limits.gets
+        if self._gets >= most:
             raise ClientError(
                 "too_many",
-                f"a connection may have {GETS_MAX} gets under way; wait for one, or subscribe",
-                limit=GETS_MAX,
+                f"a connection may have {most} gets under way; wait for one, or subscribe",
+                limit=most,
             )
         port = self._queue_port(
             queue, (command.mode, name, group, command.sub), timeout, auto=False

@@ -29,6 +29,7 @@ SETTINGS: Mapping[str, str] = {
 LIMITS: Mapping[str, str] = {
     "connections": "Clients at a time; one more is told so and closed.",
     "subscriptions": "Subscriptions of one connection.",
+    "gets": "Unanswered `get`s of one connection.",
     "names": "Queues, topics and groups together.",
     "frame_bytes": "One frame from a client, which is one message with all its fields.",
     "partial_frame_seconds": "How long a frame may stay unfinished before its client is cut.",

@@ -26,6 +26,7 @@ class Limits:
 
     connections: int = 20_000
     subscriptions: int = 100  # of one connection
+    gets: int = 1000  # of one connection, under way at one time
     names: int = 10_000  # queues, topics and groups
     frame_bytes: int = MIB
     partial_frame_seconds: float = 30.0

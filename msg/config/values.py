@@ -37,7 +37,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 AT_LEAST = {"frame_bytes": KIB, "segment_bytes": 64 * KIB,
             "connections": 1, "names": 1, "disk_threads": 1, "in_flight": 1, "errors_in_a_row": 1,
-            "subscriptions": 1, "heartbeats_missed": 1}  # fmt: skip
+            "subscriptions": 1, "gets": 1, "heartbeats_missed": 1}  # fmt: skip
 
 
 def parse_size(value: object) -> int:

@@ -2,7 +2,7 @@
 
 import trio
 
-from tests.actors.kit import running
+from tests.actors.kit import running, settings
 
 
 async def test_get_brings_up_to_n_messages_and_then_its_count(autojump_clock):
@@ -140,9 +140,8 @@ async def test_a_get_is_answered_once_though_its_queue_is_deleted_later(autojump
             assert await client.closed() == []
 
 
-async def test_the_gets_under_way_are_bounded(autojump_clock, monkeypatch):
-    monkeypatch.setattr("msg.actors.session.GETS_MAX", 2)
-    async with running() as broker:
+async def test_the_gets_under_way_are_bounded(autojump_clock):
+    async with running(settings(limits={"gets": 2})) as broker:
         client, other = broker.client(), broker.client()
         for n in range(3):
             await client.send(action="get", topic="jobs", wait=60, id=f"g{n}")
