@@ -27,6 +27,7 @@ def shows(here: Stage, step: Step) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.full  # 12 s; tests/debug has each of its answers too
 @pytest.mark.process
 @pytest.mark.timeout(180)
 def test_the_broker_says_what_the_page_shows(tmp_path):
