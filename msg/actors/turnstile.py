@@ -38,62 +38,65 @@ class Reader(Protocol):
         """It is in line: there are bytes, or (also) an end behind them."""
 
 
+_GOING = _ARMED = 0
 if sys.platform == "linux":
     _GOING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
     _ARMED = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
-    class Turnstile:
-        """See the module. `wait_readable` is for any number of tasks, `run` for one."""
 
-        def __init__(self) -> None:
-            self._epoll = select.epoll()
-            self._waiting: dict[int, Reader] = {}  # by file descriptor; in line too
-            # an entry that was cancelled stays, and is passed over
-            self._speaking: deque[tuple[int, Reader]] = deque()
-            self._leaving: deque[tuple[int, Reader]] = deque()
+class Turnstile:
+    """See the module. `wait_readable` is for any number of tasks, `run` for one. Made on Linux
+    only; others have no epoll, and their readers wait as the first do."""
 
-        async def run(self) -> None:
-            while True:
-                if self._speaking or self._leaving:
-                    await trio.lowlevel.checkpoint()
-                else:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._notice()
-                self._let_pass(self._speaking, SPEAKING)
-                self._let_pass(self._leaving, LEAVING)
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._waiting: dict[int, Reader] = {}  # by file descriptor; in line too
+        # an entry that was cancelled stays, and is passed over
+        self._speaking: deque[tuple[int, Reader]] = deque()
+        self._leaving: deque[tuple[int, Reader]] = deque()
 
-        def _notice(self) -> None:
-            for fd, events in self._epoll.poll(0, NOTICED):
-                reader = self._waiting.get(fd)
-                if reader is None:
-                    continue  # cancelled: its socket is watched until it closes it
-                leaving = bool(events & _GOING)
-                reader.noticed(leaving=leaving)
-                (self._leaving if leaving else self._speaking).append((fd, reader))
+    async def run(self) -> None:
+        while True:
+            if self._speaking or self._leaving:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            self._notice()
+            self._let_pass(self._speaking, SPEAKING)
+            self._let_pass(self._leaving, LEAVING)
 
-        def _let_pass(self, line: deque[tuple[int, Reader]], count: int) -> None:
-            while line and count:
-                fd, reader = line.popleft()
-                if self._waiting.get(fd) is reader:
-                    del self._waiting[fd]
-                    assert reader.task is not None, "it waits"
-                    trio.lowlevel.reschedule(reader.task)
-                    count -= 1
+    def _notice(self) -> None:
+        for fd, events in self._epoll.poll(0, NOTICED):
+            reader = self._waiting.get(fd)
+            if reader is None:
+                continue  # cancelled: its socket is watched until it closes it
+            leaving = bool(events & _GOING)
+            reader.noticed(leaving=leaving)
+            (self._leaving if leaving else self._speaking).append((fd, reader))
 
-        async def wait_readable(self, fd: int, reader: Reader) -> None:
-            """As trio's, but may return without cause. Called in the reader's task, the only one
-            that waits for this file descriptor, and that closes it."""
-            try:
-                self._epoll.modify(fd, _ARMED)
-            except FileNotFoundError:  # the first time
-                self._epoll.register(fd, _ARMED)
-            self._waiting[fd] = reader
-
-            def abort(_: object) -> trio.lowlevel.Abort:
+    def _let_pass(self, line: deque[tuple[int, Reader]], count: int) -> None:
+        while line and count:
+            fd, reader = line.popleft()
+            if self._waiting.get(fd) is reader:
                 del self._waiting[fd]
-                return trio.lowlevel.Abort.SUCCEEDED
+                assert reader.task is not None, "it waits"
+                trio.lowlevel.reschedule(reader.task)
+                count -= 1
 
-            await trio.lowlevel.wait_task_rescheduled(abort)
+    async def wait_readable(self, fd: int, reader: Reader) -> None:
+        """As trio's, but may return without cause. Called in the reader's task, the only one
+        that waits for this file descriptor, and that closes it."""
+        try:
+            self._epoll.modify(fd, _ARMED)
+        except FileNotFoundError:  # the first time
+            self._epoll.register(fd, _ARMED)
+        self._waiting[fd] = reader
 
-        def close(self) -> None:
-            self._epoll.close()
+        def abort(_: object) -> trio.lowlevel.Abort:
+            del self._waiting[fd]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def close(self) -> None:
+        self._epoll.close()

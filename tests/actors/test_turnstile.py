@@ -6,6 +6,7 @@ The first `DIRECT` connections are beside the turnstile, and stay: those behind 
 import errno
 import os
 import socket
+import subprocess
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -225,3 +226,17 @@ async def test_a_few_do_without(autojump_clock):
             assert broker.broker.connections.turnstile is None
             for client in clients:
                 client.stream.socket.close()
+
+
+def test_where_there_is_no_epoll_the_broker_can_be_imported_all_the_same():
+    """On a Mac, say, where nobody waits at a turnstile."""
+    probe = """
+import sys, select
+import trio  # which needs to know the truth
+import msg.actors.connection
+for name in [name for name in vars(select) if name.lower().startswith("epoll")]:
+    delattr(select, name)
+sys.platform = "darwin"
+import msg.actors.listener
+"""
+    subprocess.run([sys.executable, "-c", probe], check=True, timeout=30)
