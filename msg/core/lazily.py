@@ -9,13 +9,11 @@ from typing import Any, ClassVar
 
 class Lazily:
     """The fields named in `RARE` are made when they are first looked at; `rare` says whether
-    any was: if not, there is nothing in them."""
+    any was: if not, there is nothing in them. Who inherits sets `rare` to False."""
 
     __slots__ = ("rare",)
     RARE: ClassVar[dict[str, type]] = {}
-
-    def __init__(self) -> None:
-        self.rare = False
+    rare: bool
 
     def __getattr__(self, name: str) -> Any:  # of a slot that has nothing yet
         make = self.RARE.get(name)
