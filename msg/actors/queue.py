@@ -23,7 +23,7 @@ import attrs
 from msg.actors.committing import Commits, Gathered, Settled
 from msg.actors.mailbox import Mailbox
 from msg.actors.storekeeper import Fetched, Written
-from msg.actors.supervision import Restarts
+from msg.actors.supervision import Restarts, broken_by, take_culprit
 from msg.actors.timer import Tick
 from msg.core.batches import Failure, PublishBatch, Settlement
 from msg.core.credit import Consumer, Port
@@ -478,25 +478,11 @@ class QueueActor:
         self.handle.mailbox.free(lost.puts)
 
     def _drop_culprit(self) -> None:
-        """The mail that broke the last incarnation is refused, before anything is restored: so
-        what it would have settled goes back to its place. A fact, which nobody repeats, has a
-        second chance."""
-        estate = self.estate
-        mails, culprit, estate.culprit = estate.turn, estate.culprit, -1
-        if not 0 <= culprit < len(mails):
-            return
-        mail = mails[culprit]
-        if isinstance(mail, _FACTS) and mail is not estate.suspect:
-            estate.suspect = mail
-            return
-        self.refuse(
-            mails.pop(culprit),
-            ClientError(
-                "internal",
-                f"queue {self.name!r} failed on this request and was started anew; the"
-                " broker's log has the cause",
-            ),
-        )
+        """Refused before anything is restored, so that what it would have settled goes back to
+        its place."""
+        mail = take_culprit(self.estate, _FACTS)
+        if mail is not None:
+            self.refuse(mail, broken_by(f"queue {self.name!r}"))
 
     def turn(self, mails: list[Mail]) -> None:
         """One turn: hear all that is there, hand out, carry out."""

@@ -2,9 +2,12 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import attrs
 import trio
+
+from msg.errors import ClientError
 
 INTENSITY = 3  # restarts within PERIOD_S before an actor counts as failed
 PERIOD_S = 5.0
@@ -18,6 +21,40 @@ class Restarts:
     count: int = 0
     last_error: str = ""
     failed: bool = False
+
+
+class Estate(Protocol):
+    """What an actor leaves to its next incarnation: of a turn that failed, its mail."""
+
+    turn: list[Any]
+    culprit: int  # which of it was being heard; -1 = none of it
+    suspect: Any  # a fact that was the culprit once
+
+
+def take_culprit(
+    estate: Estate, facts: tuple[type, ...], vital: tuple[type, ...] = ()
+) -> Any | None:
+    """Take the mail that broke the last incarnation out of what is done anew: it is to be
+    refused, before anything is restored. A fact, which nobody repeats, has a second chance; what
+    is `vital` is heard, or the actor fails for good."""
+    mails, culprit, estate.culprit = estate.turn, estate.culprit, -1
+    if not 0 <= culprit < len(mails):
+        return None
+    mail = mails[culprit]
+    if isinstance(mail, vital):
+        return None
+    if isinstance(mail, facts) and mail is not estate.suspect:
+        estate.suspect = mail
+        return None
+    return mails.pop(culprit)
+
+
+def broken_by(actor: str) -> ClientError:
+    """What is said of a request that an actor failed on."""
+    return ClientError(
+        "internal",
+        f"{actor} failed on this request and was started anew; the broker's log has the cause",
+    )
 
 
 async def supervise(

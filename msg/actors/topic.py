@@ -29,7 +29,7 @@ from msg.actors.paging import Loaded, Pages, Roomy
 from msg.actors.ports import TopicPort
 from msg.actors.queue import Delete, Drain, Keep, Queue
 from msg.actors.storekeeper import Fetched, Written
-from msg.actors.supervision import Restarts
+from msg.actors.supervision import Restarts, broken_by, take_culprit
 from msg.actors.timer import Tick
 from msg.core.answers import Answer, Answers
 from msg.core.batches import PublishBatch
@@ -459,27 +459,10 @@ class TopicActor:
         lost.answer(error)
 
     def _drop_culprit(self) -> None:
-        """The mail that broke the last incarnation is refused, before anything is restored: so
-        who was to leave has left. A fact, which nobody repeats, has a second chance; one that
-        a group's messages hang on is heard, or the topic fails."""
-        estate = self.estate
-        mails, culprit, estate.culprit = estate.turn, estate.culprit, -1
-        if not 0 <= culprit < len(mails):
-            return
-        mail = mails[culprit]
-        if isinstance(mail, _FEEDING):
-            return
-        if isinstance(mail, _FACTS) and mail is not estate.suspect:
-            estate.suspect = mail
-            return
-        self.refuse(
-            mails.pop(culprit),
-            ClientError(
-                "internal",
-                f"topic {self.name!r} failed on this request and was started anew; the"
-                " broker's log has the cause",
-            ),
-        )
+        """Refused before anything is restored, so that who was to leave has left."""
+        mail = take_culprit(self.estate, _FACTS, vital=_FEEDING)
+        if mail is not None:
+            self.refuse(mail, broken_by(f"topic {self.name!r}"))
 
     def turn(self, mails: list[Mail]) -> Rest | None:
         """One turn: hear all that is there, let readers go on, carry out. Where it has
@@ -875,7 +858,7 @@ def _room_in(budget: "Budget", estate: Estate) -> int:
     return max(0, budget.limit - budget.used + estate.budgeted)
 
 
-_FEEDING = (AddGroup, Copied)
+_FEEDING = (AddGroup, Copied)  # a group's messages hang on these
 _FACTS = (Detach, RemoveGroup, Handed, Roomy, Drain, Written, Fetched)
 
 _HEAR: dict[type, Callable[[TopicActor, Any, Stamp], None]] = {
