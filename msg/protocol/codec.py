@@ -208,6 +208,8 @@ class Decoder:
 
     def _lines(self, chunk: bytes, out: list[Item]) -> None:
         """Complete lines, the framer being between frames before and after."""
+        if self._framer.closed:  # by what the same read began with
+            return
         rows = BytesIO(chunk).readlines()
         if not self._plain(chunk, rows):
             self._exactly(chunk, out)

@@ -163,3 +163,15 @@ def test_what_is_gathered_would_pass_the_check_of_each():
         checks.check(item)  # type: ignore[arg-type]
     with pytest.raises(ClientError):
         checks.check(Ack(tag=TAG_MAX + 1))
+
+
+@pytest.mark.parametrize("lines", [[publish()], [publish()] * 2, [ack('"tag":7')] * 2])
+def test_nothing_that_follows_a_fatal_error_in_its_read_is_taken(lines: list[str]):
+    """One line or several: an object that began in the read before is too large."""
+    checks = knowing("jobs")
+    decoder = Decoder(600, check=checks.check, gather=checks.gather)
+    assert len(decoder.feed(frames(publish()) + b'{"a":"')) == 1
+    (refused,) = decoder.feed(frames("x" * 600 + '"}', *lines))
+    assert isinstance(refused, Rejected)
+    assert refused.error.code == "too_large"
+    assert decoder.closed
