@@ -61,6 +61,12 @@ class DedupWindow:
             return self.seconds
         return min(self.seconds, now - self._steps[0].began)
 
+    def bound(self, seconds: float, ids_max: int) -> None:
+        """How long and how many ids are remembered, from now on."""
+        self.seconds = seconds
+        self._ids_max = ids_max
+        self._keep_to_number()
+
     def expires_at(self) -> float:
         """When `expire` has something to do next."""
         return self._steps[0].last + self.seconds if self._steps else inf
@@ -94,8 +100,8 @@ class DedupWindow:
         step.count += 1
         step.last = max(step.last, at)
         step.low, step.high = min(step.low, seq), max(step.high, seq)
-        while len(self._entries) > self._ids_max:
-            self._drop_oldest()
+        if len(self._entries) > self._ids_max:
+            self._keep_to_number()
 
     def confirm(self) -> None:
         """The turn that added the last ids has been carried out."""
@@ -145,6 +151,10 @@ class DedupWindow:
                 known = step.low <= seq <= step.high
                 if known and not entry & _VOLATILE and (seqs is None or seq in seqs):
                     yield message_id, entry & _PRINT, seq, step.last
+
+    def _keep_to_number(self) -> None:
+        while len(self._entries) > self._ids_max:
+            self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         message_id = self._order.popleft()

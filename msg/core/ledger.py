@@ -422,6 +422,8 @@ class QueueLedger:
     @settings.setter
     def settings(self, settings: QueueSettings) -> None:
         self.books.adopt(settings)
+        self.dedup.bound(settings.dedup_window, settings.dedup_ids)
+        self.books.wake(self.dedup.expires_at())
 
     @property
     def dead_gauge(self) -> Gauge:

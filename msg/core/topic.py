@@ -138,6 +138,7 @@ class TopicRules(Publishing):
         """New settings, from now on."""
         self.turn.change()
         self.settings = settings
+        self.dedup.bound(settings.dedup_window, settings.dedup_ids)
         self.audience.left_history(self.kept.change(settings, stamp))
         if self.kept.history is None:
             self.audience.history_is_off()

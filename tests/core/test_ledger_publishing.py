@@ -1,5 +1,6 @@
 """Publishes: dedup, the order of answers, commits that fail, limits and what they do."""
 
+import attrs
 import pytest
 
 from msg.core.commands import Publish
@@ -38,6 +39,23 @@ def test_an_id_is_known_as_long_as_the_window_and_is_let_go_by_itself():
     q.sleep(3)
     assert len(q.ledger.dedup) == 0  # nothing was published for it to be noticed
     assert q.publish(1, message_id="a") == ["ok"]
+
+
+def test_a_new_window_holds_for_the_ids_that_are_there():
+    q = Desk()
+    q.publish(1, message_id="a")
+    q.sleep(6)
+    q.publish(2, message_id="b")
+    q.ledger.settings = q.settings = attrs.evolve(q.settings, dedup_window=5.0)
+    assert q.publish(3, message_id="a") == ["ok"], "another body, and a second later no conflict"
+    assert q.publish(2, message_id="b") == ["dup"]
+    q.ledger.settings = q.settings = attrs.evolve(q.settings, dedup_window=60.0)
+    q.sleep(50)
+    assert q.publish(2, message_id="b") == ["dup"]
+    q.ledger.settings = q.settings = attrs.evolve(q.settings, dedup_ids=1)
+    assert len(q.ledger.dedup) == 1
+    assert q.publish(3, message_id="a") == ["dup"]
+    assert q.publish(2, message_id="b") == ["ok"]
 
 
 @pytest.mark.parametrize("durability", ["memory", "stored"])
