@@ -111,7 +111,9 @@ def is_id(text: str) -> bool:
 
 
 def _fits(name: str) -> bool:
-    return len(name) <= NAME_BYTES_MAX and (name.isascii() or len(name.encode()) <= NAME_BYTES_MAX)
+    """Dead letters of the longest name have a name, too."""
+    most = NAME_BYTES_MAX + len(DEAD_SUFFIX) if is_dead(name) else NAME_BYTES_MAX
+    return len(name) <= most and (name.isascii() or len(name.encode()) <= most)
 
 
 def _complaint(name: str, what: str, *, wildcards: bool = False) -> str:
