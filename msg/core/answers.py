@@ -51,16 +51,26 @@ class InPart:
     at: float  # monotonic, about when
 
 
+@attrs.define(eq=False)
+class _GroupPart:
+    """What became of a batch in one group, by the batch's own indices."""
+
+    group: str
+    passed: Sequence[int] | None  # the items that it was given; None: all
+    refused: dict[int, ClientError]
+    duplicates: set[int]
+
+
 class Answer:
     """What is owed for one batch. `left` parts are still out."""
 
     __slots__ = (
         "_absent",
         "_desk",
-        "_fresh",
         "_parts",
         "batch",
         "clears",
+        "kept",
         "left",
         "owned",
         "retried",
@@ -74,11 +84,10 @@ class Answer:
         self.owned = owned  # the topic itself keeps or delivers it
         self.retried: list[int] | None = None  # items that were kept in part before
         self.seqs: dict[int, int] | None = None  # of the items that are logged
+        self.kept: list[int] | None = None  # items that the topic itself keeps
         self.clears = False  # a retained value: it waits for that to be written
         self._absent: dict[int, ClientError] | None = None  # what some group could not take
-        self._fresh: set[int] | None = None  # duplicates here that were new to some group
-        # each group's name, the items passed to it (None: all), those that it refused
-        self._parts: list[tuple[str, Sequence[int] | None, dict[int, ClientError]]] | None = None
+        self._parts: list[_GroupPart] | None = None
 
     def answer(self) -> None:
         """The topic's own part is done."""
@@ -110,16 +119,12 @@ class Answer:
         self.left -= 1
         if self._parts is None:
             self._parts = []
-        self._parts.append((group, passed, refused))
+        self._parts.append(_GroupPart(group, passed, refused, duplicates))
         if refused:
             if self._absent is None:
                 self._absent = {}
             for i, error in refused.items():
                 self._absent.setdefault(i, error)
-        if self.batch.duplicates:
-            taken = self.batch.duplicates if passed is None else passed
-            fresh = {i for i in taken if i not in duplicates and i not in refused}
-            self._fresh = fresh if self._fresh is None else self._fresh | fresh
 
     def settle(self, note: Callable[[str, InPart | None], None]) -> None:
         """All parts are in: the batch says what became of each item. `note` keeps who has
@@ -131,14 +136,14 @@ class Answer:
         for i in self.retried or ():
             if i not in own and i not in (self._absent or ()):
                 note(batch.ids[i], None)
-        if batch.duplicates and self._fresh:
-            batch.duplicates = [i for i in batch.duplicates if i not in self._fresh]
+        if self._parts and (batch.duplicates or any([p.duplicates for p in self._parts])):
+            batch.duplicates = self._stored_before(self._parts)
         for i in sorted({*own, *(self._absent or ())}):
             error = own.get(i) or (self._absent or {})[i]
             having = tuple(
-                group
-                for group, passed, refused in self._parts or ()
-                if i not in refused and (passed is None or i in passed)
+                p.group
+                for p in self._parts or ()
+                if i not in p.refused and (p.passed is None or i in p.passed)
             )
             has_own = self.owned and i not in own
             if not having and not has_own:
@@ -150,6 +155,20 @@ class Answer:
             item: BarePublish = batch.items[i]
             print_ = fingerprint(bytes(item.message))
             note(batch.ids[i], InPart(print_, has_own, having, 0.0))
+
+    def _stored_before(self, parts: "Sequence[_GroupPart]") -> list[int]:
+        """What is a duplicate everywhere. A topic that keeps nothing itself forgets its ids at
+        a stop of the broker, and its groups do not."""
+        batch = self.batch
+        had = {i for p in parts for i in p.duplicates}
+        had.difference_update(self.kept or (), batch.errors or (), self._absent or ())
+        had.update(batch.duplicates or ())
+        for p in parts:
+            taken = range(len(batch.items)) if p.passed is None else p.passed
+            had.difference_update(
+                [i for i in taken if i not in p.duplicates and i not in p.refused]
+            )
+        return sorted(had)
 
 
 class Answers:

@@ -126,6 +126,7 @@ class Publishing:
         passed: list[int] = []
         retried: list[tuple[int, tuple[str, ...]]] = []
         messages: list[Message] = []
+        kept_here: list[int] = []
         seqs: dict[int, int] = {}
         cleared = False
         around = stamp.around_id(self._name_json)
@@ -158,6 +159,7 @@ class Publishing:
                     message.expires = stamp.wall + p.ttl
                 self._keep(run, message)
                 messages.append(message)
+                kept_here.append(i)
                 if logged:
                     seqs[i] = seq
                 if retain:
@@ -174,7 +176,7 @@ class Publishing:
             self.counts.rejected += len(batch.errors)
         if messages:
             answer.owned = True
-            answer.seqs = seqs
+            answer.seqs, answer.kept = seqs, kept_here
             self.audience.left_history(kept.shelve(messages, heard, stamp))
         if cleared and durability == STORED:
             self.turn.change().sync = True

@@ -460,6 +460,32 @@ def test_a_client_s_own_id_completes_what_is_missing_too():
     assert good.stored == bad.stored == [1]
 
 
+def test_what_all_groups_have_is_a_duplicate_though_the_topic_has_forgotten_it():
+    """It keeps nothing itself, so after a stop of the broker only its groups know the id."""
+    rig = Rig()
+    one, two = rig.add_group("news@one"), rig.add_group("news@two")
+    rig.turn()
+    one.ids["a"] = two.ids["a"] = one.ids["b"] = rig.now
+    both = rig.send(1, message_id="a")
+    half = rig.send(2, message_id="b")
+    rig.settle()
+    assert both.duplicates == [0]
+    assert not half.duplicates, "it was new to one of them"
+    assert (one.stored, two.stored) == ([], [2])
+
+
+def test_what_the_topic_keeps_now_is_no_duplicate():
+    rig = Rig(history_messages=5)
+    group = rig.add_group("news@g")
+    rig.turn()
+    group.ids["a"] = rig.now
+    batch = rig.send(1, message_id="a")
+    rig.settle()
+    rig.commit()
+    assert not batch.errors
+    assert not batch.duplicates
+
+
 def test_an_error_of_all_is_that_error():
     rig = Rig()
     rig.add_group("news@g")
@@ -568,6 +594,18 @@ def test_settings_may_change():
     rig.turn()
     rig.check()
     assert not rig.log
+
+
+def test_a_new_window_holds_for_the_ids_that_are_there():
+    rig = Rig()
+    port = rig.join()
+    rig.send(1, message_id="a")
+    rig.settings = type(rig.settings)(dedup_window=5.0)
+    rig.rules.change(rig.settings, rig.stamp())
+    assert rig.send(1, message_id="a").duplicates == [0]
+    rig.now += 6.0
+    assert not rig.send(2, message_id="a").errors
+    assert port.bodies == [1, 2]
 
 
 def test_clear_drops_all_that_is_kept():
