@@ -7,7 +7,7 @@ one durability go out in the order of their requests.
 Where some have it and some could not take it, the publish is an error that names the
 message's id; a retry under that id completes what is missing. Ids that clients chose are in
 each log's dedup window; those that the broker made are remembered here, for such publishes
-only, with who has them.
+only, with who has them; also when all do, since the answer that said so may not have arrived.
 """
 
 from collections import deque
@@ -43,7 +43,7 @@ class KeptInPart(ClientError):
 
 @attrs.frozen
 class InPart:
-    """Who has a publish that not all could take."""
+    """Who has a publish that not all could take at first."""
 
     print: int  # fingerprint of its body
     own: bool  # the topic: its log, or its subscribers
@@ -126,35 +126,38 @@ class Answer:
             for i, error in refused.items():
                 self._absent.setdefault(i, error)
 
-    def settle(self, note: Callable[[str, InPart | None], None]) -> None:
+    def settle(self, note: Callable[[str, InPart], None]) -> None:
         """All parts are in: the batch says what became of each item. `note` keeps who has
-        what (None: all have it)."""
+        what."""
         batch = self.batch
         if self._parts is None and not batch.errors and not self.retried:
             return  # as a rule: no groups, and nothing went wrong
         own = batch.errors or {}
         for i in self.retried or ():
             if i not in own and i not in (self._absent or ()):
-                note(batch.ids[i], None)
+                note(batch.ids[i], self._in_part(i, own=self.owned))
         if self._parts and (batch.duplicates or any([p.duplicates for p in self._parts])):
             batch.duplicates = self._stored_before(self._parts)
         for i in sorted({*own, *(self._absent or ())}):
             error = own.get(i) or (self._absent or {})[i]
-            having = tuple(
-                p.group
-                for p in self._parts or ()
-                if i not in p.refused and (p.passed is None or i in p.passed)
-            )
-            has_own = self.owned and i not in own
-            if not having and not has_own:
+            part = self._in_part(i, own=self.owned and i not in own)
+            if not part.groups and not part.own:
                 batch.fail(i, error)
                 continue
             batch.fail(i, KeptInPart(error))
             if batch.duplicates and i in batch.duplicates:
                 batch.duplicates.remove(i)
-            item: BarePublish = batch.items[i]
-            print_ = fingerprint(bytes(item.message))
-            note(batch.ids[i], InPart(print_, has_own, having, 0.0))
+            note(batch.ids[i], part)
+
+    def _in_part(self, i: int, *, own: bool) -> InPart:
+        """Who took item i now."""
+        having = tuple(
+            p.group
+            for p in self._parts or ()
+            if i not in p.refused and (p.passed is None or i in p.passed)
+        )
+        item: BarePublish = self.batch.items[i]
+        return InPart(fingerprint(bytes(item.message)), own, having, 0.0)
 
     def _stored_before(self, parts: "Sequence[_GroupPart]") -> list[int]:
         """What is a duplicate everywhere. A topic that keeps nothing itself forgets its ids at
@@ -223,10 +226,8 @@ class Answers:
                 return
             del self.in_part[message_id]
 
-    def _note(self, message_id: str, entry: InPart | None) -> None:
+    def _note(self, message_id: str, entry: InPart) -> None:
         before = self.in_part.pop(message_id, None)
-        if entry is None:
-            return
         own, groups = entry.own, entry.groups
         if before is not None:
             own = own or before.own

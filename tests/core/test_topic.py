@@ -445,6 +445,13 @@ def test_what_one_group_could_not_take_is_completed_by_a_retry():
     assert not retry.errors
     assert not retry.duplicates, "it was new to one of them"
     assert live.bodies == good.stored == bad.stored == [1]
+    again = rig.send(1, message_id=batch.ids[0])  # the answer was lost on its way
+    assert not good.waiting
+    assert not bad.waiting
+    assert again.duplicates == [0]
+    assert live.bodies == good.stored == bad.stored == [1]
+    rig.now += rig.settings.dedup_window + 1
+    rig.rules.tick(rig.stamp())
     assert not rig.answers.in_part
 
 
