@@ -682,7 +682,7 @@ class TopicActor:
             log.settle(changes.settled)
         for why, seqs in changes.drops:
             log.drop(seqs, why)
-        gather.sync = gather.sync or changes.sync
+        gather.sync = gather.sync or changes.sync or bool(more.effects.durable)
         gather.waiting += changes.waiting
         gather.waiting += [_Waits(answer) for answer in more.effects.durable]
         for message in changes.kept:

@@ -192,10 +192,10 @@ class Audience:
             return
         group.copy.busy = group.given = False
         if error is None:
+            group.copy.next = group.copy.wanted + 1
             self.turn.change().state = True
             self.due[group.copy] = None
         else:
-            group.copy.next = page.messages[0].seq
             group.retry_at = now + COPY_AGAIN_S
 
     def copies_in_hand(self) -> dict[str, dict[str, int]]:
@@ -320,14 +320,17 @@ class Audience:
                 for m in messages
                 if published_at(m.wire) >= reader.since or m.seq == reader.retained
             ]
+        taken = [m.seq for m in messages if m.seq in self.kept.backlog] if reader.takes else []
+        if group is not None and messages:
+            # it goes on from there when the group has the page: until then a restart gives it
+            # that once more
+            reader.busy = group.given = True
+            self.turn.change().copies.append(Copying(group, messages, taken))
+            return
         reader.next = upto + 1
         self.due[reader] = None
-        taken = [m.seq for m in messages if m.seq in self.kept.backlog] if reader.takes else []
         if group is not None:
             self.turn.change().state = True
-            if messages:
-                reader.busy = group.given = True
-                self.turn.change().copies.append(Copying(group, messages, taken))
         elif isinstance(reader, Sub):
             self._hand(reader, messages, upto, taken)
 

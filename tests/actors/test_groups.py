@@ -188,6 +188,24 @@ async def test_a_groups_making_is_durable_when_it_is_answered(autojump_clock):
         assert await (await member(broker)).messages(1) == [1]
 
 
+async def test_what_a_new_group_is_to_have_is_durable_when_it_is_answered(
+    autojump_clock, monkeypatch
+):
+    """Not yet copied, it is still the group's after a power cut."""
+    async with running(stop="kill") as broker:
+        publisher = broker.client()
+        keep = {"history_messages": 9}
+        await publisher.ask("declare", topic="news", mode="pubsub", settings=keep)
+        for n in range(3):
+            await pub(publisher, "news", n, durability="stored")
+        monkeypatch.setattr(QueueLedger, "publish", lambda *_: None)  # it gets to nothing
+        await member(broker, from_="all")
+        disk = broker.world.disk.crash(broker.world.rng, "none")
+    monkeypatch.undo()
+    async with running(disk=disk) as broker:
+        assert await (await member(broker, prefetch=9)).messages(3) == [0, 1, 2]
+
+
 async def test_a_group_that_finds_no_room_on_the_disk_is_not_made(autojump_clock):
     async with running() as broker:
         client, publisher = broker.client(), broker.client()

@@ -428,6 +428,25 @@ def test_a_group_that_cannot_take_its_page_gets_it_later():
     assert group.stored == [1, 2, 3]
 
 
+@pytest.mark.parametrize("refuse", [False, True])
+def test_a_page_that_a_group_has_not_taken_is_its_own_after_a_restart(refuse: bool):
+    rig = Rig(history_messages=10)
+    rig.join()
+    rig.send(1, 2)
+    rig.commit()
+    rig.add_group("news@g", "all")
+    rig.turn()
+    rig.load()
+    if refuse:
+        rig.copy(refuse=True)
+    rig.commit()
+    rig.restart()
+    group = rig.add_group("news@g", "new")  # it is not new
+    rig.turn()
+    rig.settle()
+    assert group.stored == [1, 2]
+
+
 def test_what_one_group_could_not_take_is_completed_by_a_retry():
     rig = Rig()
     live = rig.join()
