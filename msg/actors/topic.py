@@ -402,6 +402,10 @@ class TopicActor:
         for done, failure in estate.finished:
             self._outcome(done, failure)
             self._answer(done, failure)
+        # what waited on for a retained value to be cleared, or a group's copy to be planned:
+        # there is no such value any more, and nothing to copy
+        estate.commits.next.answer()
+        estate.commits.next = Gathered()
         gone = ClientError("not_found", f"topic {self.name!r} was deleted ({order.reason})")
         for mail in [*estate.turn, *self.handle.mailbox.close()]:
             self.refuse(mail, gone)

@@ -516,6 +516,28 @@ async def test_delete_removes_a_topic_with_all_it_keeps(autojump_clock):
         assert broker.world.disk.list("topics") == []
 
 
+async def test_a_topic_deleted_while_the_disk_is_full_leaves_nobody_without_an_answer(
+    autojump_clock,
+):
+    async with running() as broker:
+        client, publisher = broker.client(), broker.client()
+        await pub(publisher, "news", "old", retain=True, durability="stored")
+        await sub(client, "news", from_="new")
+        broker.world.disk.fill()
+        clear = {"topic": "news", "message": None, "retain": True, "durability": "stored"}
+        await publisher.send(clear, action="publish", id="clear")
+        await publisher.send(clear, action="publish", id="behind", retain=False)
+        await publisher.silence(0.5)  # the value is there until the disk knows that it is not
+        broker.world.disk.fill(room=1)  # enough for a tombstone
+        assert (await client.ask("delete", topic="news", mode="pubsub"))["type"] == "delete"
+        answers = await publisher.answers("clear", "behind")
+        assert [answer["type"] for answer in answers] == ["ack", "ack"]
+        broker.world.disk.make_room()
+        late = broker.client()
+        await sub(late, "news")
+        await late.silence()
+
+
 async def test_declare_gives_a_topic_a_history_at_run_time(autojump_clock):
     async with running() as broker:
         client, publisher = broker.client(), broker.client()
