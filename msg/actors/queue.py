@@ -891,7 +891,7 @@ class QueueActor:
                 if self.estate.dedup is not None:
                     for message in done.logged:  # they were not kept: a retry is new
                         if not message.key:
-                            self.estate.dedup.forget(message.id, message.seq)
+                            self.estate.dedup.forget_message(message, self.name)
         elif stamp is not None:
             self.ledger.committed(done.logged, stamp)
         if stamp is not None and done.job is not None and done.job.commit.damaged:

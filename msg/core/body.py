@@ -9,7 +9,17 @@ class _Body(msgspec.Struct, gc=False):
     message: msgspec.Raw
 
 
+class _Topic(msgspec.Struct, gc=False):
+    topic: str
+
+
 _decode = msgspec.json.Decoder(_Body).decode
+_decode_topic = msgspec.json.Decoder(_Topic).decode
+
+
+def topic_of(wire: bytes) -> str:
+    """The topic or queue that it was published to."""
+    return _decode_topic(b"{%b}" % wire).topic
 
 
 def body_of(wire: bytes) -> bytes:

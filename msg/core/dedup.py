@@ -4,6 +4,9 @@ An id seen with the same body (length and crc) is a duplicate; with another body
 conflict. Only ids that clients chose are remembered: those the broker makes cannot come
 twice. Bounded in time and in number, whichever is reached first; about 200 bytes an id.
 
+An id counts for the destination that its publisher named. A group of a pattern is fed by
+several topics: its window knows an id together with its topic.
+
 What a turn adds is unsure until the turn is carried out (`confirm`). One that failed has
 happened for nobody, so the next incarnation of its queue begins with `rollback`: else the
 publish, done anew, would be told that it is stored.
@@ -14,6 +17,9 @@ from collections import deque
 from collections.abc import Iterator
 from math import inf
 
+from msg.core.body import topic_of
+from msg.core.message import Message
+from msg.core.names import has_wildcard
 from msg.errors import ClientError
 
 NEW = 0  # what `seen` says of an id that is not in the window; seqs begin at 1
@@ -27,6 +33,16 @@ _SEQ_AT = _PRINT_BITS + 1
 def fingerprint(body: bytes) -> int:
     """Length and crc of a body in one int: 2^-32 odds that another body of its length fits."""
     return len(body) << 32 | zlib.crc32(body)
+
+
+def has_topics(queue: str) -> bool:
+    """Whether several topics may feed this: it is a group of a pattern."""
+    return has_wildcard(queue)
+
+
+def id_at(topic: str | None, message_id: str) -> str:
+    """What a window knows a publish by: the topic, where there are several, has no blank."""
+    return message_id if topic is None else f"{topic} {message_id}"
 
 
 class _Step:
@@ -71,11 +87,11 @@ class DedupWindow:
         """When `expire` has something to do next."""
         return self._steps[0].last + self.seconds if self._steps else inf
 
-    def seen(self, message_id: str, print_: int, now: float) -> int:
+    def seen(self, message_id: str, print_: int, now: float, topic: str | None = None) -> int:
         """The seq under which this id was accepted, or NEW. Raises `id_conflict`."""
         if self._steps and self._steps[0].last + self.seconds <= now:
             self.expire(now)
-        entry = self._entries.get(message_id)
+        entry = self._entries.get(message_id if topic is None else id_at(topic, message_id))
         if entry is None:
             return NEW
         if entry & _PRINT != print_:
@@ -86,10 +102,19 @@ class DedupWindow:
         return entry >> _SEQ_AT
 
     def add(
-        self, message_id: str, print_: int, seq: int, at: float, *, volatile: bool = False
+        self,
+        message_id: str,
+        print_: int,
+        seq: int,
+        at: float,
+        *,
+        volatile: bool = False,
+        topic: str | None = None,
     ) -> None:
         """Remember what `seen` called new. `at` and `seq` do not fall. A `volatile` one is
         kept in memory only: a stop loses it, and then its id must be new again."""
+        if topic is not None:
+            message_id = id_at(topic, message_id)
         self._entries[message_id] = seq << _SEQ_AT | (_VOLATILE if volatile else 0) | print_
         self._order.append(message_id)
         self._unsure.append((message_id, seq))
@@ -120,6 +145,11 @@ class DedupWindow:
         if entry is not None and entry >> _SEQ_AT == seq:
             del self._entries[message_id]
 
+    def forget_message(self, message: Message, queue: str) -> None:
+        """The same, of a message of this queue."""
+        topic = topic_of(message.wire) if has_topics(queue) else None
+        self.forget(id_at(topic, message.id), message.seq)
+
     def expire(self, now: float) -> None:
         """Let go of what is older than the window."""
         while self._steps and self._steps[0].last + self.seconds <= now:
@@ -133,7 +163,7 @@ class DedupWindow:
 
     def entries(self, seqs: range | None = None) -> list[tuple[str, int, int, float]]:
         """(id, fingerprint, seq, accepted at) of all but volatile ones, oldest first; only of
-        these seqs, if given."""
+        these seqs, if given. Ids as `id_at` makes them."""
         return list(self._walk(seqs))
 
     def _walk(self, seqs: range | None) -> Iterator[tuple[str, int, int, float]]:

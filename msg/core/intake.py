@@ -12,7 +12,7 @@ from weakref import ref
 from msg.core.batches import PublishBatch
 from msg.core.books import Books
 from msg.core.commands import BarePublish
-from msg.core.dedup import NEW, DedupWindow, fingerprint
+from msg.core.dedup import NEW, DedupWindow, fingerprint, has_topics
 from msg.core.message import DURABILITIES, MEMORY, PRIORITY, Message
 from msg.core.moves import Moves
 from msg.core.parking import Parking, ParkingRules
@@ -67,6 +67,7 @@ class Intake:
         # thousand idle queues would each hold their last megabyte
         self._last: list[ref[PublishBatch] | None] = [None, None]
         self._name_json = json_string(books.name)
+        self._has_topics = has_topics(books.name)
 
     # -- publishing ---------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class Intake:
                 id_json = message_id.encode()
             else:
                 print_ = fingerprint(bytes(p.message))
-                if self._is_known(batch, i, message_id, print_, first, stamp):
+                if self._is_known(batch, i, p, print_, first, stamp):
                     ids.append(message_id)
                     continue
                 id_json = json_string(message_id)[1:-1]
@@ -176,7 +177,10 @@ class Intake:
                     ids.append(p.message_id or "")
                     continue
             if p.message_id is not None:
-                self.dedup.add(message_id, print_, seq, stamp.now, volatile=durability == MEMORY)
+                self.dedup.add(
+                    message_id, print_, seq, stamp.now,
+                    volatile=durability == MEMORY, topic=p.topic if self._has_topics else None,
+                )  # fmt: skip
                 self.books.wake(stamp.now + self.dedup.seconds)
             ids.append(message_id)
             messages.append(message)
@@ -207,7 +211,7 @@ class Intake:
         self,
         batch: PublishBatch,
         i: int,
-        message_id: str,
+        p: BarePublish,
         print_: int,
         first: int,
         stamp: Stamp,
@@ -215,7 +219,8 @@ class Intake:
         """Whether item i needs no place: it was accepted before, or conflicts."""
         durability = batch.durability or MEMORY
         try:
-            known = self.dedup.seen(message_id, print_, stamp.now)
+            topic = p.topic if self._has_topics else None
+            known = self.dedup.seen(p.message_id or "", print_, stamp.now, topic)
         except ClientError as error:
             batch.fail(i, error)
             return True
@@ -304,7 +309,7 @@ class Intake:
             if message.key:
                 self.moves.forget(message.key)
             else:
-                self.dedup.forget(message.id, message.seq)
+                self.dedup.forget_message(message, self.books.name)
         self.books.counts.rejected += len(lost)
         for batch in waiting:
             if isinstance(batch, PublishBatch):

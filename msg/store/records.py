@@ -26,6 +26,8 @@ from zlib import crc32
 
 import msgspec
 
+from msg.core.body import topic_of
+from msg.core.dedup import has_topics, id_at
 from msg.core.message import DURABILITIES, DURABILITY_NAMES, PRIORITY, STORED, Attempt, Message
 
 SEQS_PER_LINE_MAX = 100  # one flipped bit may revive that many settled messages, not thousands
@@ -400,8 +402,9 @@ def _is_about(millis: str | bytes, at: float) -> bool:
     return abs(int(millis, 16) - at * 1000) < 10_000
 
 
-def remembered(line: bytes, seconds_of: Mapping[bytes, float]) -> Remembered | None:
-    """What the dedup window needs of a sound pub; None for a move, and for an id of ours."""
+def remembered(line: bytes, seconds_of: Mapping[bytes, float], queue: str) -> Remembered | None:
+    """What the dedup window needs of a sound pub of this queue; None for a move, and for an id
+    of ours."""
     comma = line.index(b",", _PUB_AT)
     wire_at = line.index(_TOPIC, comma)
     if wire_at != comma + 1 and b'"key":' in line[comma:wire_at]:
@@ -412,6 +415,8 @@ def remembered(line: bytes, seconds_of: Mapping[bytes, float]) -> Remembered | N
     if is_made_by_broker(message_id, at):
         return None
     length, crc = fingerprint(wire)
+    if has_topics(queue):
+        message_id = id_at(topic_of(wire), message_id)
     return Remembered(message_id, length, crc, at, int(line[_PUB_AT:comma]))
 
 

@@ -126,7 +126,7 @@ class Replay:
                 line = data[start : start + length - 1]
                 if not records.line_is_sound(self.log.seed, line):
                     continue  # what an index file says of it is checked, itself it is not
-                entry = records.remembered(line, seconds)
+                entry = records.remembered(line, seconds, self.log.name)
                 if entry is not None and entry.at >= since:
                     found.setdefault(entry.seq, entry)
             if len(found) >= self.ids_max:

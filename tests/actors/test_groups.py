@@ -1,5 +1,7 @@
 """Groups: durable subscriptions that their members share."""
 
+import trio
+
 from msg.core.deep import Packing
 from msg.core.ledger import QueueLedger
 from tests.actors.kit import Client, Running, running, settings, settled
@@ -311,6 +313,50 @@ async def test_a_retry_under_the_same_id_reaches_only_those_that_miss_it(
         assert error["code"] == "internal"
         await pub(publisher, "news", 1, message_id="m")
         for client in (one, two):
+            await client.expect("message", message=1)
+            await client.silence(1)
+
+
+async def test_an_id_counts_for_its_topic_in_a_group_of_several(autojump_clock):
+    async with running() as broker:
+        publisher = broker.client()
+        await (await member(broker, "a.*")).eof()
+        for topic, body in (("a.x", 1), ("a.y", 1), ("a.z", 2)):
+            for duplicate in (None, True):
+                answer = await pub(publisher, topic, body, message_id="m")
+                assert answer.get("duplicate") == duplicate
+        await publisher.send(action="publish", topic="a.x", message=3, message_id="m")
+        error = await publisher.expect("error", code="id_conflict")
+        assert "message_id 'm' " in error["error"]
+        broker.world.disk.fill()
+        await publisher.send(action="publish", topic="a.y", message=4, message_id="n")
+        await publisher.expect("error", code="disk_full", message_id="n")
+        broker.world.disk.make_room()
+        await trio.sleep(10)
+        await pub(publisher, "a.y", 4, message_id="n")
+        disk = broker.world.disk
+    async with running(disk=disk) as broker:
+        publisher = broker.client()
+        await pub(publisher, "a.y", 1, message_id="m")  # the topics' windows are gone
+        await pub(publisher, "a.v", 1, message_id="m")
+        client = await member(broker, "a.*", prefetch=9)
+        got = [await client.expect("message", group="g") for _ in range(5)]
+        assert [(f["topic"], f["message"]) for f in got] == [
+            ("a.x", 1), ("a.y", 1), ("a.z", 2), ("a.y", 4), ("a.v", 1),
+        ]  # fmt: skip
+        await client.silence()
+
+
+async def test_a_group_that_was_made_before_a_retry_gets_it_and_nobody_else(autojump_clock):
+    """Whether it missed the first one or was not there yet, its log does not know."""
+    async with running() as broker:
+        one, plain, publisher = await member(broker, group="one"), broker.client(), broker.client()
+        await plain.subscribe("news", mode="pubsub")
+        await pub(publisher, "news", 1, message_id="m")
+        two = await member(broker, group="two")
+        assert "duplicate" not in await pub(publisher, "news", 1, message_id="m")
+        assert (await pub(publisher, "news", 1, message_id="m"))["duplicate"]
+        for client in (one, two, plain):
             await client.expect("message", message=1)
             await client.silence(1)
 
