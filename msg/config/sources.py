@@ -16,7 +16,9 @@ import attrs
 from msg.config.settings import TABLES, ConfigError, Limits, Settings, Where
 from msg.config.toml_lines import key_lines
 from msg.config.values import CHOICES, show_key, split_key, structure
+from msg.core.names import validate_address, validate_pattern
 from msg.core.settings import QueueSettings, TopicSettings
+from msg.errors import ClientError
 
 # not from a file or the environment: they name the file, or are ours
 _NOT_KEYS = {"origins", "limits", "queues", "topics", "config"}
@@ -64,6 +66,7 @@ class _Found:
         settings = Settings(
             **top, **tables, limits=Limits(**limits), config=config, origins=self.origins
         )
+        self.problems.extend(_impossible_names(settings))
         self.problems.extend(_contradictions(settings))
         if self.problems:
             raise ConfigError(self.problems)
@@ -203,6 +206,23 @@ def _nearest(where: Where) -> str:
     if not same and near:
         same = [full for full, name in candidates.items() if name == near[0]]
     return f"; did you mean {same[0]}?" if same else ""
+
+
+def _impossible_names(settings: Settings) -> Iterator[str]:
+    """Tables that nothing can ever be called by: their settings would hold nowhere."""
+    for table in TABLES:
+        for name, overrides in getattr(settings, table).items():
+            try:
+                if table == "queues" and "@" in name:
+                    validate_address(name, "group's pattern")
+                else:
+                    validate_pattern(name, "name or pattern")
+            except ClientError as error:
+                origin = settings.origin(table, name, next(iter(overrides)))
+                hint = ""
+                if table == "topics" and "@" in name:
+                    hint = " Groups have their settings in the table queues."
+                yield f"{origin}: {table}.{name!r}: no {table[:-1]} can be called so. {error}{hint}"
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:

@@ -136,6 +136,37 @@ class TestErrors:
             f"{path}:3: queues.'x': durability 'memory' is less than durability_min 'os'"
         ]
 
+    @pytest.mark.parametrize(
+        ("table", "name", "why"),
+        [
+            ("queues", "a b", "blanks"),
+            ("queues", "a..b", "single dots"),
+            ("queues", "", "empty"),
+            ("queues", "job*", "whole tokens"),
+            ("queues", "a.>.b", "whole tokens"),
+            ("queues", "x" * 129, "128 bytes"),
+            ("queues", "é" * 65, "128 bytes"),
+            ("queues", "news@", "empty"),
+            ("queues", "news@*", "blanks"),
+            ("queues", "news*@g", "whole tokens"),
+            ("queues", "a@b@c", "blanks"),
+            ("topics", "a#b", "whole tokens"),
+            ("topics", "news@g", "Groups have their settings in the table queues."),
+        ],
+    )
+    def test_names_that_nothing_can_have(self, config_file, table, name, why):
+        """However many settings they have."""
+        path = config_file(f'[{table}."{name}"]\ndedup_window = 1\ndedup_ids = 1\n')
+        (problem,) = problems({"config": path})
+        assert problem.startswith(f"{path}:2: {table}.{name!r}: no {table[:-1]} can be called so.")
+        assert why in problem
+
+    def test_names_of_all_kinds_that_there_are(self):
+        names = ["jobs", "*", ">", "jobs.*", "jobs.dead", "é", "a/b", "_inbox.>", "x" * 128]
+        groups = ["news@g", "news.*@g", ">@g", "*.x@g.dead"]
+        load(sets=[f"queues.{name}.dedup_ids=1" for name in (*names, *groups)])
+        load(sets=[f"topics.{name}.dedup_ids=1" for name in names])
+
 
 class TestUnits:
     @pytest.mark.parametrize(
