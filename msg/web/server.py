@@ -7,7 +7,7 @@ Ends   when cancelled; then every socket is closed, for Hypercorn shields its wr
        one connection is logged and ends that one.
 
 Hypercorn's own `serve` would let a failing connection end the server, and a client that reads
-nothing hold up a stop; so the accepting is done here, around its `TCPServer`.
+nothing hold up a stop; so the accepting is done here, around a `Connection`.
 """
 
 import logging
@@ -17,49 +17,18 @@ from typing import TYPE_CHECKING, Any
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
 
 from msg.web.app import Web
+from msg.web.connection import READ_S, Connection, PatientStream
 from msg.web.guard import Guard
 
 if TYPE_CHECKING:
     from msg.actors.broker import Broker
 
 CONNECTIONS_MAX = 500
-WRITE_S = 30.0  # a client that takes nothing for so long is cut
-READ_S = 60.0  # or says nothing, not even a WebSocket's pong
 PING_S = 20.0
 OUT_OF_FILES_S = 0.5
-
-
-class PatientStream:
-    """A socket whose writes do not wait for ever: Hypercorn shields them from cancellation."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self.socket = stream.socket
-
-    async def send_all(self, data: bytes) -> None:
-        with trio.move_on_after(WRITE_S) as scope:
-            await self._stream.send_all(data)
-        if scope.cancelled_caught:
-            self.close()
-            raise trio.BrokenResourceError("the client takes nothing")
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return bytes(await self._stream.receive_some(max_bytes))
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    def close(self) -> None:
-        """At once; whoever reads or writes learns it."""
-        self.socket.close()
 
 
 def hosts_of(host: str, port: int) -> frozenset[str]:
@@ -82,7 +51,7 @@ async def serve_web(
     port = listeners[0].socket.getsockname()[1]
     guard = Guard(_closed, hosts_of(host, port) if local else None, token)
     web = Web(broker, lambda scope: guard.has_token(scope, _headers(scope)), reports)
-    server = _Server(broker, Guard(web.app(), guard.hosts, token))
+    server = Server(broker, Guard(web.app(), guard.hosts, token))
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(web.history.run, broker, name="web history")
@@ -103,7 +72,9 @@ def _headers(scope: Any) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
-class _Server:
+class Server:
+    """All connections of the page's port."""
+
     def __init__(self, broker: "Broker", app: Any) -> None:
         self._log = broker.context.services.logger
         self._open: dict[PatientStream, None] = {}
@@ -128,19 +99,19 @@ class _Server:
                 await trio.sleep(OUT_OF_FILES_S)
                 continue
             if len(self._open) >= CONNECTIONS_MAX:
+                self._log.warning("web: a connection is refused", open=len(self._open))
                 stream.socket.close()
                 continue
             self._numbers += 1
             name = f"web connection {self._numbers}"
-            nursery.start_soon(self._serve, PatientStream(stream), name=name)
+            nursery.start_soon(self.serve, stream, name=name)
 
-    async def _serve(self, stream: PatientStream) -> None:
+    async def serve(self, accepted: trio.SocketStream) -> None:
+        """One connection, to its end. Errors stay in here."""
+        stream = PatientStream(accepted)
         self._open[stream] = None
         try:
-            server = TCPServer(
-                self._app, self._config, self._context, ConnectionState({}), stream,  # type: ignore[arg-type]
-            )  # fmt: skip
-            await server.run()
+            await Connection(self._app, self._config, self._context, stream).run()
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             return  # it has left
         except Exception as error:  # contained: a bug in one connection is its own
