@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
@@ -46,6 +47,7 @@ REPORTS_MAX = 200
 REPORT_BYTES_MAX = 32 << 20
 BODY_OVERHEAD = 4096  # around a message in a POST
 DISK_LOOK_S = 2.0
+DIGITS_MAX = 18  # of a whole number
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -86,7 +88,9 @@ class Web:
         ]
         routes += [Route(path, _safe(do), methods=[method]) for method, path, do in others]
         routes.append(WebSocketRoute("/ws", self._websocket))
-        return Starlette(routes=routes)
+        routes.append(WebSocketRoute("/{path:path}", _no_websocket))
+        answers: Any = {HTTPException: _no_such_route, Exception: _failed}
+        return Starlette(routes=routes, exception_handlers=answers)
 
     # -- the page and its data --------------------------------------------------------------
 
@@ -144,7 +148,7 @@ class Web:
     async def _body(self, request: Request) -> dict[str, Any]:
         """A POST's JSON object, within the limit of a frame."""
         most = self.broker.context.settings.limits.frame_bytes + BODY_OVERHEAD
-        data = b""
+        data = bytearray()
         async with aclosing(request.stream()) as chunks:
             async for chunk in chunks:
                 data += chunk
@@ -195,22 +199,23 @@ class Web:
             stacks=query.get("stacks", "") in ("1", "true"), keep=fold or None, expand=expand
         )
         actors, waits, knots = drawn["actors"], drawn["waits"], drawn["knots"]
-        match query.get("format", "json"):
-            case "json":
-                return _json(drawn)
+        form = query.get("format", "json")
+        if form == "json":
+            return _json(drawn)
+        alone = query.get("alone", "1") != "0"
+        # in a thread: ten thousand actors take the half of a second
+        match form:
             case "text":
-                return Response(tree_text(actors, waits, knots), media_type="text/plain")
+                text = await trio.to_thread.run_sync(tree_text, actors, waits, knots)
+                return Response(text, media_type="text/plain")
             case "dot":
-                return Response(
-                    tree_dot(actors, waits), media_type="text/vnd.graphviz; charset=utf-8"
-                )
+                text = await trio.to_thread.run_sync(tree_dot, actors, waits)
+                return Response(text, media_type="text/vnd.graphviz; charset=utf-8")
             case "svg":
-                alone = query.get("alone", "1") != "0"
-                return Response(
-                    tree_svg(actors, waits, knots, alone=alone),
-                    media_type="image/svg+xml",
-                    headers={"content-security-policy": REPORT_CSP},
-                )
+                draw = partial(tree_svg, actors, waits, knots, alone=alone)
+                text = await trio.to_thread.run_sync(draw)
+                headers = {"content-security-policy": REPORT_CSP}
+                return Response(text, media_type="image/svg+xml", headers=headers)
             case other:
                 raise ClientError("bad_field", f"format is json, text, dot or svg, not {other!r}")
 
@@ -235,10 +240,13 @@ class Web:
         missing = ClientError("not_found", "there is no such report")
         if not self.reports or kind is None or len(parts) != 2 or ".." in parts:
             raise missing
-        root = await trio.Path(self.reports).resolve()
-        path = await root.joinpath(*parts).resolve()
-        if root not in path.parents or not await path.is_file():
-            raise missing
+        try:
+            root = await trio.Path(self.reports).resolve()
+            path = await root.joinpath(*parts).resolve()
+            if root not in path.parents or not await path.is_file():
+                raise missing
+        except (OSError, ValueError) as error:  # no file can have such a name
+            raise missing from error
         if (await path.stat()).st_size > REPORT_BYTES_MAX:
             raise ClientError("too_large", "this report is too large to be shown")
         headers = {"content-security-policy": REPORT_CSP}
@@ -265,8 +273,36 @@ def _safe(handler: Handler) -> Handler:
         except ClientError as error:
             status, body = error_of(error)
             return _json(body, status)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
 
     return answered
+
+
+async def _no_such_route(request: Request, error: HTTPException) -> Response:
+    """Nothing is there, or not with this method."""
+    path, allowed = request.url.path, (error.headers or {}).get("Allow")
+    if path == "/ws":
+        refusal = ClientError("not_found", "/ws is a WebSocket: ask for one (Upgrade: websocket)")
+    elif allowed:
+        text = f"{path} does not take {request.method}, but {allowed}"
+        refusal = ClientError("unknown_action", text)
+    else:
+        text = f"there is nothing at {path}; what there is stands in /openapi.json"
+        refusal = ClientError("not_found", text)
+    body = msgspec.json.encode(error_of(refusal)[1])
+    return Response(body, error.status_code, error.headers, "application/json")
+
+
+async def _no_websocket(socket: "WebSocket") -> None:
+    refusal = ClientError("not_found", f"there is no WebSocket at {socket.url.path}, but at /ws")
+    await socket.send_denial_response(_json(error_of(refusal)[1], 404))
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """A bug, which is logged by whoever called us."""
+    status, body = error_of(ClientError("internal", "the broker has a bug here: its log says more"))
+    return _json(body, status)
 
 
 def _query(request: Request) -> Mapping[str, list[str]]:
@@ -277,7 +313,7 @@ def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > DIGITS_MAX:
         raise ClientError("bad_field", f"the parameter {name!r} is a whole number, not {text!r}")
     return int(text)
 

@@ -27,6 +27,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 READS = ("GET", "HEAD")
 OPEN = ("/healthz", "/readyz", "/", "/static/")  # what holds no data: never needs the token
 TOKEN_PROTOCOL = "msg.token."
+DENIAL = "websocket.http.response"  # an answer to who asked for a WebSocket
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
@@ -66,7 +67,9 @@ class Guard:
         if refusal is None:
             await self.app(scope, receive, _with_headers(scope, send))
         elif scope["type"] == "http":
-            await _refuse(send, *refusal)
+            await _refuse(send, "http.response", *refusal)
+        elif DENIAL in scope.get("extensions", ()):
+            await _refuse(send, DENIAL, *refusal)
         else:
             await send({"type": "websocket.close", "code": 1008, "reason": refusal[1]})
 
@@ -125,11 +128,11 @@ def _with_headers(scope: Scope, send: Send) -> Send:
     return guarded
 
 
-async def _refuse(send: Send, status: int, reason: str) -> None:
-    body = msgspec.json.encode({"error": reason, "code": "forbidden"})
+async def _refuse(send: Send, kind: str, status: int, reason: str) -> None:
+    body = msgspec.json.encode({"code": "forbidden", "error": reason, "retry": "never"})
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     headers += [*HEADERS, (b"content-security-policy", CSP.encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})

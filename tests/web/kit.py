@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from msg.web.app import Web
-from msg.web.guard import App, Guard
+from msg.web.guard import DENIAL, App, Guard
 from msg.web.server import hosts_of, serve_web
 from tests.actors.kit import Running
 
@@ -49,6 +49,7 @@ class Site:
         asked = Guard(_nothing, hosts, TOKEN)
         self.web = Web(ran.broker, lambda scope: asked.has_token(scope, _headers(scope)), reports)
         self.app = Guard(self.web.app(), hosts, TOKEN)
+        self.answered: Answer | None = None  # the last one
 
     async def get(
         self, path: str, /, headers: dict[str, str] | None = None, **query: Any
@@ -57,15 +58,18 @@ class Site:
 
     async def post(
         self, path: str, body: Any = None, *, token: str | None = TOKEN,
-        headers: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None, whole: bool = True,
     ) -> Answer:  # fmt: skip
+        """Not `whole`: the client leaves behind this much of the body."""
         said = {} if token is None else {"authorization": f"Bearer {token}"}
         data = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
-        return await self.ask("POST", path, headers={**said, **(headers or {})}, body=data)
+        return await self.ask(
+            "POST", path, headers={**said, **(headers or {})}, body=data, whole=whole
+        )
 
     async def ask(
         self, method: str, path: str, *, headers: dict[str, str] | None = None,
-        query: dict[str, Any] | None = None, body: bytes = b"",
+        query: dict[str, Any] | None = None, body: bytes = b"", whole: bool = True,
     ) -> Answer:  # fmt: skip
         sent = {"host": HOST, **(headers or {})}
         scope = {
@@ -74,7 +78,8 @@ class Site:
             "headers": _encoded(sent), "client": ("127.0.0.1", 5000), "scheme": "http",
             "server": ("127.0.0.1", 8889), "root_path": "",
         }  # fmt: skip
-        requests = [{"type": "http.request", "body": body, "more_body": False}]
+        requests: list[Any] = [{"type": "http.disconnect"}] if not whole else []
+        requests.append({"type": "http.request", "body": body, "more_body": not whole})
         answers: list[Any] = []
 
         async def receive() -> Any:
@@ -85,22 +90,23 @@ class Site:
         async def send(message: Any) -> None:
             answers.append(message)
 
-        await self.app(scope, receive, send)
-        start, *parts = answers
-        got = {name.decode(): value.decode() for name, value in start["headers"]}
-        return Answer(start["status"], got, b"".join([part.get("body", b"") for part in parts]))
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            answered = self.answered = _answer(answers)
+        return answered
 
     @asynccontextmanager
     async def socket(
-        self, *, token: str | None = TOKEN, **headers: str
+        self, path: str = "/ws", *, token: str | None = TOKEN, **headers: str
     ) -> AsyncIterator["WebSocket"]:
-        """A WebSocket at /ws, open or refused."""
+        """A WebSocket, open or refused."""
         protocols = ["msg.v1", *([f"msg.token.{token}"] if token is not None else [])]
         scope = {
-            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "path": "/ws",
-            "raw_path": b"/ws", "query_string": b"", "headers": _encoded({"host": HOST, **headers}),
+            "type": "websocket", "asgi": {"version": "3.0"}, "http_version": "1.1", "path": path,
+            "raw_path": path.encode(), "query_string": b"", "headers": _encoded({"host": HOST, **headers}),
             "client": ("127.0.0.1", 5000), "scheme": "ws", "server": ("127.0.0.1", 8889),
-            "subprotocols": protocols, "root_path": "",
+            "subprotocols": protocols, "root_path": "", "extensions": {DENIAL: {}},
         }  # fmt: skip
         socket = WebSocket()
         async with trio.open_nursery() as nursery:
@@ -136,8 +142,9 @@ class WebSocket:
     async def begin(self) -> None:
         self._to_app.send_nowait({"type": "websocket.connect"})
         first = await self._we_hear.receive()
-        if first["type"] == "websocket.close":
-            self.refused = (first["code"], first["reason"])
+        if first["type"] == f"{DENIAL}.start":
+            answer = _answer([first, await self._we_hear.receive()])
+            self.refused = (answer.status, answer.json["error"])
             return
         self.subprotocol = first["subprotocol"]
 
@@ -179,6 +186,12 @@ async def serving(ran: Running, *, reports: str = "") -> AsyncIterator[str]:
         await nursery.start(serve)
         yield f"http://127.0.0.1:{port}/"
         nursery.cancel_scope.cancel("the test is over")
+
+
+def _answer(messages: list[Any]) -> Answer:
+    start, *parts = messages
+    got = {name.decode(): value.decode() for name, value in start["headers"]}
+    return Answer(start["status"], got, b"".join([part.get("body", b"") for part in parts]))
 
 
 async def _nothing(scope: Any, receive: Any, send: Any) -> None:

@@ -115,9 +115,38 @@ async def test_refusals_are_as_described(autojump_clock):
                 400,
             ),
             (await site.post("/api/publish", b"x" * 2_000_000), 413),
+            (await site.get("/nothing"), 404),
+            (await site.get("/ws"), 404),
+            (await site.get("/api/publish"), 405),
+            (await site.get("/tree", fold="9" * 5000), 400),
+            (await site.get("/stats", headers={"host": "evil.example"}), 421),
+            (await site.post("/api/publish", {}, token=None), 401),
         ):
             assert answer.status == status, answer
             fits(answer.json, schema, "Error")
+            assert {"code", "error", "retry"} <= set(answer.json), answer
+
+
+async def test_a_bug_is_answered_and_raised_for_the_log(autojump_clock, monkeypatch):
+    async with running() as broker:
+        site = Site(broker)
+
+        async def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("msg.web.app.summary", broken)
+        with pytest.raises(ZeroDivisionError):
+            await site.get("/api/summary")
+        assert site.answered is not None
+        assert site.answered.status == 500
+        assert site.answered.json["code"] == "internal"
+
+
+async def test_who_leaves_in_the_middle_of_a_request_is_no_error(autojump_clock):
+    async with running() as broker:
+        answer = await Site(broker).post("/api/publish", b'{"topic": ', whole=False)
+        assert answer.status == 400
+        assert broker.broker.directory.queues == {}
 
 
 def fits(value: Any, schema: dict[str, Any], where: str) -> None:
@@ -359,6 +388,7 @@ async def test_reports_are_listed_and_shown_without_their_scripts(autojump_clock
         for path in (
             "../secret.txt", "disk-full/../../secret.txt", "link/secret.txt", "disk-full/core",
             "disk-full", "", "/etc/passwd", "disk-full/none.txt", "disk-full/report.html/x.txt",
+            "disk-full/\0.txt", f"disk-full/{'x' * 300}.txt",
         ):  # fmt: skip
             assert (await site.get(f"/reports/{path}")).status == 404, path
     async with running() as broker:

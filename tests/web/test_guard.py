@@ -34,7 +34,7 @@ async def test_another_sites_page_may_not_write_even_with_the_token(autojump_clo
         publish = {"topic": "jobs", "mode": "queue", "message": 1}
         assert (await site.post("/api/publish", publish, headers=headers)).status == 403
         async with site.socket(**headers) as socket:
-            assert socket.refused == (1008, "another site's page may not do that")
+            assert socket.refused == (403, "another site's page may not do that")
         assert broker.broker.directory.queues == {}
 
 
@@ -50,6 +50,8 @@ async def test_our_own_page_may_write_with_the_token_only(autojump_clock):
             assert "trio-msg page" in refused.json["error"]
         async with site.socket(token=None) as socket:
             assert socket.refused is not None
+            assert socket.refused[0] == 401
+            assert "trio-msg page" in socket.refused[1]
         assert broker.broker.directory.queues == {}
         assert (await site.post("/api/publish", publish, headers=own)).status == 200
         assert (await site.get("/api/may")).json == {"write": False}

@@ -39,6 +39,11 @@ async def test_the_same_question_has_the_same_answer_on_both(autojump_clock):
                 assert await socket.hear() == await client.ask(**frame)
 
 
+async def test_elsewhere_than_at_ws_it_is_told_where(autojump_clock):
+    async with running() as broker, Site(broker).socket("/") as socket:
+        assert socket.refused == (404, "there is no WebSocket at /, but at /ws")
+
+
 async def test_what_a_browser_held_returns_when_it_leaves(autojump_clock):
     async with running() as broker:
         site, client = Site(broker), broker.client()
