@@ -6,6 +6,7 @@ actors, so it is never a state half changed; orders are carried out in a turn.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -161,16 +162,7 @@ class Questions:
         return {"limits": self.context.settings.limits.numbers()}
 
     async def _help(self, _: "Session | None", question: commands.Help) -> Row:
-        actions: Row = {}
-        for action, cls in commands_by_action().items():
-            if issubclass(cls, commands.Question) and cls not in _ANSWERS:
-                continue
-            fields = msgspec.structs.fields(cls)
-            actions[action] = {
-                "required": [f.encode_name for f in fields if f.required],
-                "optional": [f.encode_name for f in fields if not f.required],
-            }
-        return {"actions": actions, "protocol": 1}
+        return {"actions": _actions(), "protocol": 1}
 
     # -- about one thing --------------------------------------------------------------------
 
@@ -261,6 +253,21 @@ class Questions:
                 command.id,
             )
         )
+
+
+@cache
+def _actions() -> Row:
+    """Every action with its fields, looked at once: that leaves cycles behind."""
+    actions: Row = {}
+    for action, cls in commands_by_action().items():
+        if issubclass(cls, commands.Question) and cls not in _ANSWERS:
+            continue
+        fields = msgspec.structs.fields(cls)
+        actions[action] = {
+            "required": [f.encode_name for f in fields if f.required],
+            "optional": [f.encode_name for f in fields if not f.required],
+        }
+    return actions
 
 
 # of what is there now

@@ -74,6 +74,7 @@ REQUESTS = {
     "not_found": {"action": "delete", "topic": "nothing"},
     "get": {"action": "get", "topic": "nothing", "wait": 1},
     "tree": {"action": "tree"},
+    "help": {"action": "help"},
 }
 
 
