@@ -39,6 +39,13 @@ def raise_file_limit(settings: Settings) -> tuple[int, int]:
     return soft, needed
 
 
+def too_few_files(settings: Settings, limit: int, needed: int) -> bool:
+    """Whether a person should hear of it: more were asked for, or far fewer are left than the
+    20,000 connections that nobody asked for."""
+    chosen = settings.origin("limits", "connections") != "default"
+    return limit < (needed if chosen else needed // 4)
+
+
 def share_the_interpreter() -> None:
     """Let other threads have the interpreter soon, the commit thread above all."""
     sys.setswitchinterval(SWITCH_SECONDS)

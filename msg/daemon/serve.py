@@ -32,6 +32,7 @@ from msg.daemon.process import (
     raise_file_limit,
     share_the_interpreter,
     show_address,
+    too_few_files,
 )
 from msg.daemon.stall import StallWatch
 from msg.daemon.systemd import Notifier
@@ -122,7 +123,7 @@ def _refuse(code: int, text: str) -> int:
 
 def _serve(settings: Settings, logs: Logs, notifier: Notifier, read: Callable[[], Settings]) -> int:
     limit, needed = raise_file_limit(settings)
-    if limit < needed:
+    if too_few_files(settings, limit, needed):
         log.info("fewer connections than limits.connections: open files are limited"
                  " (ulimit -Hn, LimitNOFILE=)", open_files=limit, wanted=needed)  # fmt: skip
     share_the_interpreter()

@@ -262,6 +262,19 @@ def test_thread_switches_and_open_files(tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, old)
 
 
+@pytest.mark.parametrize(
+    ("files", "by_default", "as_chosen"),
+    [(21_024, False, False), (20_000, False, True), (10_240, False, True), (4096, True, True)],
+)
+def test_a_limit_on_open_files_is_told_where_it_matters(files, by_default, as_chosen):
+    from msg.config import load
+    from msg.daemon.process import too_few_files
+
+    assert too_few_files(load(), files, 21_024) is by_default
+    chosen = load(sets=["limits.connections=20000"])
+    assert too_few_files(chosen, files, 21_024) is as_chosen
+
+
 def test_python_m_msg_serves():
     for module in ("msg", "msg.broker"):
         command = [sys.executable, "-m", module, "--help"]
