@@ -175,6 +175,19 @@ async def test_eof_waits_for_the_gets_answer(autojump_clock):
         assert [f["type"] for f in frames] == ["got"]
 
 
+async def test_a_get_makes_the_queue_and_names_are_limited(autojump_clock):
+    async with running(settings(limits={"names": 2})) as broker:
+        client = broker.client()
+        for name in ("a", "b", "a"):
+            assert (await client.ask("get", "got", topic=name))["count"] == 0
+        assert (await client.ask("get", "error", topic="c"))["code"] == "too_many"
+        await client.ask("delete", "delete", topic="a")
+        await client.ask("get", "got", topic="c")
+        disk = broker.world.disk
+    async with running(disk=disk) as broker:  # none of them has stored anything
+        assert (await broker.client().ask("stats"))["queues"] == []
+
+
 async def test_only_queues_and_groups_can_be_taken_from(autojump_clock):
     async with running() as broker:
         client = broker.client()

@@ -114,6 +114,18 @@ async def test_declared_settings_survive_a_restart_and_the_config_file_wins(auto
         assert (answer["settings"]["max_messages"], answer["settings"]["ack_timeout"]) == (9, 3)
 
 
+async def test_what_is_declared_replaces_what_was_and_nothing_leaves_it(autojump_clock):
+    async with running() as broker:
+        client = broker.client()
+        first = await client.ask("declare", topic="jobs", settings={"max_messages": 7, "ttl": 3})
+        assert (first["settings"]["max_messages"], first["settings"]["ttl"]) == (7, 3)
+        for settings_ in (None, {}):
+            same = await client.ask("declare", topic="jobs", settings=settings_)
+            assert same["settings"] == first["settings"]
+        second = await client.ask("declare", topic="jobs", settings={"ttl": 4})
+        assert (second["settings"]["max_messages"], second["settings"]["ttl"]) == (20_000_000, 4)
+
+
 async def test_a_passive_declare_makes_nothing(autojump_clock):
     async with running() as broker:
         client = broker.client()
