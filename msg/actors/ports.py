@@ -8,7 +8,7 @@ in `send_all` answers no mail.
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msg.actors.outbox import WRITE_BYTES, Outbox, Port, contained
@@ -30,15 +30,21 @@ class Tags:
 
     A run is tags in a row of one port, so a connection with one subscription has one run for
     ever. With many, an ack need not look at each of them: the last RUNS_MAX runs are known.
+
+    For a client that acks by message id there is also the tag of each id that is held.
     """
 
-    __slots__ = ("_firsts", "_ports", "next")
+    __slots__ = ("_firsts", "_ids", "_ports", "_several", "next")
 
     def __init__(self) -> None:
         self.next = 1
         # by run; None until there is one, for those who only wait
         self._firsts: list[int] | None = None
         self._ports: list[QueuePort] | None = None
+        # made at the first ack by id, then kept up to date
+        self._ids: dict[str, int] | None = None
+        # ids that are held more than once: how often. One of their tags is in `_ids`
+        self._several: dict[str, int] = {}
 
     def give(self, port: "QueuePort", count: int) -> int:
         """So many tags for this port; returns the first."""
@@ -64,12 +70,89 @@ class Tags:
         """A port is gone for good, and is named no more."""
         self._firsts = self._ports = None
 
+    def search(self, tag: int, ports: "Sequence[QueuePort]") -> "QueuePort | None":
+        """Who of all these holds it, also if it was delivered long ago."""
+        port = self.holder(tag)
+        if port is not None:
+            return port
+        for port in ports:
+            if tag in port.held:
+                return port
+        return None
+
+    # -- by message id ----------------------------------------------------------------------
+
+    def holders(
+        self, message_id: str, ports: "Sequence[QueuePort]"
+    ) -> "list[tuple[QueuePort, int]]":
+        """Who of all these holds a message of this id, under which tag."""
+        ids = self._table(ports)
+        if message_id not in self._several:
+            tag = ids.get(message_id)
+            port = None if tag is None else self.search(tag, ports)
+            return [] if port is None or tag is None else [(port, tag)]
+        found = [
+            (port, tag) for port in ports for tag, m in port.held.items() if m.id == message_id
+        ]
+        if len(found) == 1:  # the others are settled
+            del self._several[message_id]
+            ids[message_id] = found[0][1]
+        return found
+
+    def take_ids(self, message_ids: list[str], port: "QueuePort") -> list[Message] | None:
+        """Take out what the one port there is holds under these ids. None, and nothing is
+        taken, unless each of them is the id of one message that is held, and of another one."""
+        ids = self._table((port,))
+        if self._several and not self._several.keys().isdisjoint(message_ids):
+            return None
+        tags = [ids.pop(message_id, None) for message_id in message_ids]
+        if None in tags:
+            ids.update({i: t for i, t in zip(message_ids, tags, strict=True) if t is not None})
+            return None
+        pop = port.held.pop
+        return [pop(tag) for tag in tags]  # type: ignore[arg-type]  # none is None
+
+    def hold(self, messages: Sequence[Message], first: int) -> None:
+        """These are held from now on, under tags from `first` on."""
+        ids = self._ids
+        if ids is None:
+            return
+        new = {m.id: tag for tag, m in enumerate(messages, first)}
+        if len(new) < len(messages) or not ids.keys().isdisjoint(new):
+            several, earlier = self._several, set[str]()  # of these
+            for message in messages:
+                if message.id in ids or message.id in earlier:
+                    several[message.id] = several.get(message.id, 1) + 1
+                earlier.add(message.id)
+        ids.update(new)
+
+    def let_go(self, messages: "Iterable[Message]") -> None:
+        """These are not held any more."""
+        ids, several = self._ids, self._several
+        if ids is None:
+            return
+        for message in messages:
+            left = several.get(message.id, 1) - 1 if several else 0
+            if left:
+                several[message.id] = left
+            else:
+                several.pop(message.id, None)
+                ids.pop(message.id, None)
+
+    def _table(self, ports: "Sequence[QueuePort]") -> dict[str, int]:
+        ids = self._ids
+        if ids is None:
+            ids = self._ids = {}
+            for port in ports:
+                for tag, message in port.held.items():
+                    self.hold((message,), tag)
+        return ids
+
 
 class QueuePort(Port):
     """A subscription to a queue or a group, or one `get`.
 
     held     tag -> message, from the moment its frame is given to the kernel
-    by_id    message id -> tag, kept only for clients that ack by id
     stale    tag -> message: leases that expired; a late ack may still come
     """
 
@@ -79,7 +162,6 @@ class QueuePort(Port):
         "_writing",
         "ack_timeout",
         "auto",
-        "by_id",
         "finished",
         "held",
         "name",
@@ -115,7 +197,6 @@ class QueuePort(Port):
         self.ack_timeout = ack_timeout
         self.name = name
         self.held: dict[int, Message] = {}
-        self.by_id: dict[str, int] | None = None
         self.stale: dict[int, Message] | None = None
         self._pending: deque[tuple[list[Message], int] | bytes] | None = None
         # messages, their bytes, the frames
@@ -161,9 +242,7 @@ class QueuePort(Port):
         if self.stale is None:
             self.stale = {}
         for tag in [tag for tag, m in self.held.items() if m.seq in gone]:
-            message = self.stale[tag] = self.held.pop(tag)
-            if self.by_id is not None and self.by_id.get(message.id) == tag:
-                del self.by_id[message.id]
+            self.stale[tag] = self.take(tag)
         while len(self.stale) > STALE_MAX:
             del self.stale[next(iter(self.stale))]
 
@@ -225,8 +304,7 @@ class QueuePort(Port):
             return encode.heard([m.wire for m in messages], self.suffix)
         first = self.tags.give(self, len(messages))
         self.held.update(zip(range(first, self.tags.next), messages, strict=True))
-        if self.by_id is not None:
-            self.by_id.update({m.id: tag for tag, m in enumerate(messages, first)})
+        self.tags.hold(messages, first)
         return encode.leased(messages, first, self.suffix)
 
     def wrote(self, now: float) -> None:
@@ -255,24 +333,10 @@ class QueuePort(Port):
         """Nobody is told any more what becomes of it."""
         self.on_got = self.on_refused = self.on_ended = None
 
-    def take_by_ids(self, ids: list[str]) -> list[Message] | None:
-        """Take out what is held under these ids. None, and nothing is taken, unless each of
-        them is the id of one message that is held, and of another one."""
-        by_id = self.index_by_id()
-        if len(by_id) != len(self.held):
-            return None
-        tags = [by_id.pop(message_id, None) for message_id in ids]
-        if None in tags:
-            by_id.update({i: t for i, t in zip(ids, tags, strict=True) if t is not None})
-            return None
-        pop = self.held.pop
-        return [pop(tag) for tag in tags]  # type: ignore[arg-type]  # none is None
-
     def take(self, tag: int) -> Message:
         """Take out what is held under this tag."""
         message = self.held.pop(tag)
-        if self.by_id is not None:
-            self.by_id.pop(message.id, None)
+        self.tags.let_go((message,))
         return message
 
     def take_by_tags(self, tags: list[int]) -> list[Message] | None:
@@ -283,16 +347,8 @@ class QueuePort(Port):
         if None in messages:
             held.update({t: m for t, m in zip(tags, messages, strict=True) if m is not None})
             return None
-        if self.by_id is not None:
-            for message in messages:
-                self.by_id.pop(message.id, None)  # type: ignore[union-attr]
+        self.tags.let_go(messages)  # type: ignore[arg-type]  # none is None
         return messages  # type: ignore[return-value]
-
-    def index_by_id(self) -> dict[str, int]:
-        """The table by message id; made at the first ack by id, then kept up to date."""
-        if self.by_id is None:
-            self.by_id = {m.id: tag for tag, m in self.held.items()}
-        return self.by_id
 
     def stop(self) -> list[Message]:
         """Nothing more is written. What was is still held; returns what was not."""

@@ -268,14 +268,14 @@ class Session:
         ids, tags = acks.ids, acks.tags
         if len(self.ports) == 1:  # else an id may be held twice
             port = self.ports[0]
-            messages = port.take_by_ids(ids) if ids else port.take_by_tags(tags)
+            messages = self.tags.take_ids(ids, port) if ids else port.take_by_tags(tags)
             if messages is not None:
                 self._gather(port, messages)
                 return
         for message_id in ids:
             self._ack(Ack(message_id=message_id))
         for tag in tags:
-            holder = self._holder_of_tag(tag)
+            holder = self.tags.search(tag, self.ports)
             if holder is None:
                 self._ack(Ack(tag=tag))
             else:
@@ -294,37 +294,16 @@ class Session:
         port, tag = None, ack.tag
         if ack.id is None and self.ports:
             if ack.message_id is not None:
-                port, tag = self._holder_of_id(ack.message_id)
+                holders = self.tags.holders(ack.message_id, self.ports)
+                if len(holders) == 1:
+                    ((port, tag),) = holders
             elif tag is not None:
-                port = self._holder_of_tag(tag)
+                port = self.tags.search(tag, self.ports)
         if port is None or tag is None:
             self._flush_acks()
             self._settle_slowly(ack)
             return
         self._gather(port, [port.take(tag)])
-
-    def _holder_of_tag(self, tag: int) -> QueuePort | None:
-        port = self.tags.holder(tag)
-        if port is not None:
-            return port
-        for port in self.ports:  # delivered long ago, or not held
-            if tag in port.held:
-                return port
-        return None
-
-    def _holder_of_id(self, message_id: str) -> tuple[QueuePort | None, int | None]:
-        """Who holds this id, and under which tag; nobody where it is not exactly one."""
-        holder: tuple[QueuePort | None, int | None] = (None, None)
-        for port in self.ports:
-            by_id = port.by_id if port.by_id is not None else port.index_by_id()
-            if len(by_id) != len(port.held):
-                return None, None  # one id is held twice: the slow way tells them apart
-            tag = by_id.get(message_id)
-            if tag is not None:
-                if holder[0] is not None:
-                    return None, None
-                holder = (port, tag)
-        return holder
 
     def _flush_acks(self) -> None:
         if not self._acks:
@@ -376,37 +355,22 @@ class Session:
         settlement.part(0, failures)
 
     def _by_tag(self, tag: int, *, keep: bool) -> tuple[QueuePort, Message] | None:
+        port = self.tags.search(tag, self.ports)
+        if port is not None:
+            return port, port.held[tag] if keep else port.take(tag)
         for port in self.ports:
-            message = port.held.get(tag)
-            if message is not None:
-                if not keep:
-                    del port.held[tag]
-                    if port.by_id is not None:
-                        port.by_id.pop(message.id, None)
-                return port, message
             if port.stale is not None and tag in port.stale:
                 return port, port.stale[tag] if keep else port.stale.pop(tag)
         return None
 
     def _by_id(self, message_id: str, *, keep: bool) -> tuple[QueuePort, Message]:
-        holders = []
-        for port in self.ports:
-            by_id = port.index_by_id()
-            if len(by_id) == len(port.held):
-                if message_id in by_id:
-                    holders.append((port, by_id[message_id]))
-            else:  # one id is held twice in this port: look at each
-                holders += [(port, tag) for tag, m in port.held.items() if m.id == message_id]
+        holders = self.tags.holders(message_id, self.ports)
         if not holders:
             raise ClientError("not_held", "this connection does not hold that message")
         if len(holders) > 1:
             raise ClientError("ambiguous", "it holds several of that id; name the tag")
-        port, tag = holders[0]
-        message = port.held[tag]
-        if not keep:
-            del port.held[tag]
-            port.index_by_id().pop(message_id, None)
-        return port, message
+        ((port, tag),) = holders
+        return port, port.held[tag] if keep else port.take(tag)
 
     @contained
     def settled(self, settlement: Settlement) -> None:
@@ -614,6 +578,7 @@ class Session:
             # subscription takes its leases back
             gone.port.queue.post(queues.Detach(gone.port, gone.port.close()))
             self.ports.remove(gone.port)
+            self.tags.let_go(gone.port.held.values())
             self.tags.forget()
             gone.port.forget_callers()
         elif gone is not None:
