@@ -211,6 +211,7 @@ class Estate:
     budgeted: int = 0  # bytes of our backlog that the broker's budget knows of
     commits: Commits = attrs.field(factory=Commits)
     finished: list[tuple[Gathered, Exception | None]] = attrs.field(factory=list)
+    deleted: "Delete | None" = None  # it is ending
     # a turn that failed
     turn: list[Mail] = attrs.field(factory=list)
     culprit: int = -1  # which of it was being heard; -1 = none of it
@@ -293,7 +294,7 @@ class TopicActor:
         self.retired = False
         self.idle_at = inf
         self.announced = False
-        self.deleted: Delete | None = None
+        self.deleted: Delete | None = self.estate.deleted
 
     # -- opening ----------------------------------------------------------------------------
 
@@ -398,9 +399,12 @@ class TopicActor:
     async def _end(self, order: Delete) -> None:
         """Deleted: what was promised before is kept, everybody else is told."""
         estate = self.estate
+        estate.deleted = order
         await self._flush()
         for done, failure in estate.finished:
             self._outcome(done, failure)
+        finished, estate.finished = estate.finished, []
+        for done, failure in finished:
             self._answer(done, failure)
         # what waited on for a retained value to be cleared, or a group's copy to be planned:
         # there is no such value any more, and nothing to copy

@@ -4,8 +4,9 @@ import pytest
 import trio
 
 from msg.actors.ports import TopicPort
+from msg.core.topic import TopicRules
 from tests.actors.kit import Client, running, settings, settled
-from tests.actors.test_crash import Plant
+from tests.actors.test_crash import CRASHED, Plant
 
 
 async def pub(client: Client, topic: str, message: object, **more) -> dict:
@@ -536,6 +537,31 @@ async def test_a_topic_deleted_while_the_disk_is_full_leaves_nobody_without_an_a
         late = broker.client()
         await sub(late, "news")
         await late.silence()
+
+
+@pytest.mark.parametrize("bugs", [0, 1, 2])
+async def test_a_topic_that_fails_at_its_end_ends_all_the_same(autojump_clock, monkeypatch, bugs):
+    """What was being written when it was deleted is answered, and so is who deletes it."""
+    async with running(errors=CRASHED) as broker:
+        client, publisher, world = broker.client(), broker.client(), broker.world
+        await client.ask("declare", topic="news", mode="pubsub", settings={"history_messages": 9})
+        await sub(client, "news")
+        at_once = world.in_disk_thread
+
+        async def slowly(work):
+            if "_do_erase" not in repr(work):
+                await trio.sleep(5)
+            return await at_once(work)
+
+        monkeypatch.setattr(world, "in_disk_thread", slowly)
+        await publisher.send(action="publish", topic="news", message=1, durability="stored")
+        await publisher.silence(1)
+        plant = Plant(monkeypatch, TopicRules, "committed", times=bugs)
+        await publisher.ask("delete", "delete", topic="news", mode="pubsub")
+        assert plant.hits == bugs
+        await publisher.expect("ack")
+        await client.until("unsubscribed")
+        assert (await publisher.ask("stats"))["topics"] == []
 
 
 async def test_declare_gives_a_topic_a_history_at_run_time(autojump_clock):
