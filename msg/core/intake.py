@@ -164,7 +164,7 @@ class Intake:
                     batch, rest = batch.split(i)
                     self._keep(batch, messages, ids, size, stamp)
                     return rest
-                batch.fail(i, refusal or self.full())
+                batch.fail(i, refusal or self._full(durability, len(messages), size))
                 ids.append(p.message_id or "")
                 continue
             message = Message(seq, message_id, wire, PRIORITY, durability)
@@ -317,14 +317,24 @@ class Intake:
 
     # -- limits -------------------------------------------------------------------------
 
-    def full(self) -> ClientError:
-        books = self.books
-        held = f"{books.live + books.dead_gauge.messages} messages of {books.bytes} bytes"
+    def _full(self, durability: int, more: int = 0, size: int = 0) -> ClientError:
+        """Which limit refuses a publish, where `more` messages of `size` bytes in all have been
+        taken in this turn and are in no book yet."""
+        books, settings = self.books, self.books.settings
+        messages = books.live + books.dead_gauge.messages + more
+        in_all = books.bytes + books.dead_gauge.bytes + size
+        limit = settings.max_bytes
+        if 0 < settings.max_messages <= messages:
+            limit = settings.max_messages
+        elif durability == MEMORY and (most := settings.max_memory_bytes):
+            left = most - books.memory_bytes - size
+            if not limit or left < limit - in_all:
+                limit = most
         return ClientError(
             "queue_full",
-            f"queue {books.name!r} is at a limit ({held}); consume from it or raise the limit,"
-            " then publish again",
-            limit=books.settings.max_messages,
+            f"queue {books.name!r} is at a limit ({messages} messages of {in_all} bytes); consume"
+            " from it or raise the limit, then publish again",
+            limit=limit or None,
         )
 
     def _room(self, batch: PublishBatch, stamp: Stamp) -> Room | None:
@@ -392,7 +402,7 @@ class Intake:
             self.books.wake(self.parking.next_until)
             return
         for each in [*self.parking.take_of(batch.origin), batch]:
-            self._accept(each, stamp, NO_ROOM, self.full())
+            self._accept(each, stamp, NO_ROOM, self._full(each.durability or MEMORY))
 
     def unpark(self, stamp: Stamp) -> None:
         """Let in what waits, as far as there is room."""
@@ -417,5 +427,6 @@ class Intake:
         """Refuse what has waited long enough."""
         parking = self.parking
         while parking.next_until <= stamp.now:
-            self._accept(parking.take_first(), stamp, NO_ROOM, self.full())
+            batch = parking.take_first()
+            self._accept(batch, stamp, NO_ROOM, self._full(batch.durability or MEMORY))
         self.books.wake(parking.next_until)

@@ -256,6 +256,27 @@ def test_memory_bytes_have_a_limit_of_their_own():
     assert q.publish(5, durability="memory") == ["ok"]
 
 
+@pytest.mark.parametrize(
+    ("durability", "limits", "most"),
+    [
+        ("stored", {"max_messages": 2, "max_bytes": 1 << 20}, 2),
+        ("memory", {"max_messages": 2, "max_memory_bytes": 1 << 20}, 2),
+        ("stored", {"max_messages": 9, "max_bytes": 300}, 300),
+        ("memory", {"max_bytes": 300, "max_memory_bytes": 1 << 20}, 300),
+        ("memory", {"max_bytes": 1 << 20, "max_memory_bytes": 300}, 300),
+        ("memory", {"max_bytes": 0, "max_memory_bytes": 300}, 300),
+    ],
+)
+def test_a_refusal_names_the_limit_that_was_reached(durability, limits, most):
+    q = Desk(**limits)
+    batch = q.batch(1, 2, 3, durability=durability)
+    q.turn(lambda stamp: q.ledger.publish(batch, stamp))
+    q.mine.outcomes()
+    assert batch.errors is not None
+    assert [(e.code, e.limit) for e in batch.errors.values()] == [("queue_full", most)]
+    assert f"(2 messages of {q.ledger.bytes} bytes)" in str(batch.errors[2])
+
+
 def test_a_dead_queue_counts_in_its_parents_limits():
     q = Desk(max_messages=3)
     q.ledger.dead_gauge.messages = 2
