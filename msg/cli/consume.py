@@ -109,8 +109,10 @@ def get(
         left, got, held = count, 0, list[int]()
         try:
             while left:
-                wanted = min(left, GET_BATCH)
-                frames = _fetch(client, queue, wanted, wait if not got else 0.0)
+                # the broker waits for as many as are wanted, and here it is the first that counts
+                waits = wait > 0 and not got
+                wanted = 1 if waits else min(left, GET_BATCH)
+                frames = _fetch(client, queue, wanted, wait if waits else 0.0)
                 for frame in frames:
                     held.append(frame["tag"])
                     _print_message(frame, as_json, show_topic=False)

@@ -39,7 +39,7 @@ LIMITS: Mapping[str, str] = {
     "outbound_bytes": "Unsent bytes of one connection, deliveries included.",
     "outbound_bytes_all": "Unsent bytes of all connections together.",
     "write_stall_seconds": "A client that takes no byte for so long, its limit reached, is cut.",
-    "heartbeats_missed": "After so many unanswered pings a client that asked for them is cut.",
+    "heartbeats_missed": "A client that asked for heartbeats is cut after so many in silence.",
     "keepalive_seconds": "TCP keep-alive, which finds half-open connections.",
     "in_flight": "Unsettled messages of one consumer: the largest prefetch.",
     "parked_bytes": 'Publishes of one connection that wait for room (overflow = "block").',

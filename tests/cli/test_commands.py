@@ -205,6 +205,12 @@ class TestGet:
         assert cli("get", "q", "--wait", "1", "--json").code == 0
         assert broker.actions("get")[1]["wait"] == 1.0
 
+    def test_it_waits_for_the_first_only(self, cli, broker):
+        """The broker's `wait` is for all that are wanted."""
+        broker.put("q", "a", "b")
+        assert cli("get", "q", "-n", "5", "--wait", "60").out == "a\nb\n"
+        assert [(g["n"], g["wait"]) for g in broker.actions("get")] == [(1, 60.0), (4, 0.0)]
+
     def test_nothing_there_is_exit_1(self, cli, broker):
         result = cli("get", "q")
         assert (result.code, result.out, result.err) == (exits.NEGATIVE, "", "")
