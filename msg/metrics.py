@@ -9,7 +9,7 @@ carried over here: the totals only ever rise. Labels are bounded: queues and top
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,8 @@ class Totals:
 
     seen: dict[str, dict[str, int]] = attrs.field(factory=dict)  # name -> as last read
     base: dict[str, dict[str, int]] = attrs.field(factory=dict)  # label -> what is over
+    # name -> label, kept as long as it is there: else the sum of the others would fall
+    labels: dict[str, str] = attrs.field(factory=dict)
 
     def note(self, now: dict[str, dict[str, int]]) -> None:
         """Take a reading of all: what fell or is gone is carried over."""
@@ -75,6 +77,11 @@ class Totals:
                 for key, n in before.items():
                     base[key] = base.get(key, 0) + n
         self.seen = now
+        self.labels = {name: label for name, label in self.labels.items() if name in now}
+        own = sum([label != OTHER for label in self.labels.values()])
+        for name in sorted(now.keys() - self.labels.keys()):
+            self.labels[name] = name if own < DESTINATIONS_MAX else OTHER
+            own += self.labels[name] != OTHER
 
     def of(self, name: str, key: str) -> int:
         return self.seen.get(name, {}).get(key, 0) + self.base.get(name, {}).get(key, 0)
@@ -204,9 +211,9 @@ class Metrics:
         ledger = getattr(queue.actor, "ledger", None)
         if ledger is None:
             return  # it is only starting
-        reading.queue_counts[name] = ledger.totals()
         if is_dead(name):
-            return
+            return  # its queue tells of it
+        reading.queue_counts[name] = ledger.totals()
         states = ledger.states()
         dead = self._broker.directory.queues.get(dead_name(name))
         reading.queue_gauges[name] = {
@@ -221,16 +228,16 @@ class Metrics:
 
     def _of_queues(self) -> Iterator[Metric]:
         self._queues.note(self._reading.queue_counts)
-        labels = _labels([name for name in self._queues.names() if not is_dead(name)])
-        yield from _counters(self._queues, QUEUE_COUNTS, labels, "queue")
+        labels = self._queues.labels
+        yield from _counters(self._queues, QUEUE_COUNTS, "queue")
         rows = self._reading.queue_gauges
         for key, text in QUEUE_GAUGES.items():
             yield _by_label(f"msg_queue_{key}", text, "queue", _summed(rows, key, labels))
 
     def _of_topics(self) -> Iterator[Metric]:
         self._topics.note(self._reading.topic_counts)
-        labels = _labels(self._topics.names())
-        yield from _counters(self._topics, TOPIC_COUNTS, labels, "topic")
+        labels = self._topics.labels
+        yield from _counters(self._topics, TOPIC_COUNTS, "topic")
         rows = self._reading.topic_rows
         for key, text in TOPIC_GAUGES.items():
             yield _by_label(f"msg_topic_{key}", text, "topic", _summed(rows, key, labels))
@@ -259,20 +266,12 @@ def _summed(
     return sums
 
 
-def _labels(names: Iterable[str]) -> dict[str, str]:
-    """name -> label: the first so many have their own."""
-    return {name: name if i < DESTINATIONS_MAX else OTHER for i, name in enumerate(sorted(names))}
-
-
-def _counters(
-    totals: Totals, counts: dict[str, tuple[str, str]], labels: dict[str, str], label: str
-) -> Iterator[Metric]:
+def _counters(totals: Totals, counts: dict[str, tuple[str, str]], label: str) -> Iterator[Metric]:
     for key, (metric, text) in counts.items():
         sums: dict[str, float] = {}
         for name in totals.names():
-            if name in labels:
-                own = labels[name]
-                sums[own] = sums.get(own, 0) + totals.of(name, key)
+            own = totals.labels.get(name, OTHER)
+            sums[own] = sums.get(own, 0) + totals.of(name, key)
         family = CounterMetricFamily(metric.removesuffix("_total"), text, labels=[label])
         for own, value in sums.items():
             family.add_metric([own], value)

@@ -87,6 +87,34 @@ async def test_labels_are_bounded(autojump_clock, monkeypatch):
             assert sum(values.values()) == 30
 
 
+async def test_totals_never_fall_when_there_are_more_than_labels(autojump_clock, monkeypatch):
+    """A queue that goes, or comes, moves no other one from a label to another."""
+    monkeypatch.setattr(module, "DESTINATIONS_MAX", 2)
+    async with running() as broker:
+        site, client, worker = Site(broker), broker.client(), broker.client()
+        await client.ask("declare", topic="a", mode="queue", settings={"max_deliveries": 1})
+        for name, messages in (("a", 1), ("b", 2), ("c", 50)):
+            for _ in range(messages):
+                await client.publish(name, 1)
+        await worker.subscribe("a")
+        await worker.send(action="nack", tag=(await worker.expect("message"))["tag"])
+        await settled()
+
+        async def accepted() -> dict[str, float]:
+            found = await scraped(site)
+            return {label: n for (name, label), n in found.items() if name == "msg_accepted_total"}
+
+        assert await accepted() == {"a": 1, "b": 2, "other": 50}
+        await client.publish("0", 1)
+        assert await accepted() == {"a": 1, "b": 2, "other": 51}
+        await client.ask("delete", topic="a", mode="queue")
+        assert await accepted() == {"b": 2, "other": 52}
+        await client.ask("delete", topic="a.dead", mode="queue")  # it was counted as nobody's
+        assert await accepted() == {"b": 2, "other": 52}
+        await client.publish("d", 1)
+        assert await accepted() == {"b": 2, "d": 1, "other": 52}
+
+
 async def test_a_scrape_of_many_gives_others_their_turn(autojump_clock):
     async with running() as broker:
         client = broker.client()
