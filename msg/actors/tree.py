@@ -153,7 +153,7 @@ def describe(broker: "Broker", place: Place, senders: Senders) -> Row:
     name = place.name
     kind, _, rest = name.partition(" ")
     row: Row = {"name": name, "kind": kind, "state": "running", "parent": place.parent}
-    if kind in LASTING or name == "group watch":
+    if (kind in LASTING and not rest.startswith("connection ")) or name == "group watch":
         row["age_s"] = round(now - broker.since, 3)
     waits: list[Row] = []
     wait = wait_of(place.task)

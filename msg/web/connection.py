@@ -109,7 +109,7 @@ class Handlers(TaskGroup):
 
         assert self._nursery is not None
         self._beside.append(trio.CancelScope())
-        self._nursery.start_soon(run, self._beside[-1], name="web pings")
+        self._nursery.start_soon(run, self._beside[-1])
 
     def client_left(self) -> None:
         for scope in self._beside:
@@ -139,7 +139,7 @@ class Handlers(TaskGroup):
         assert self._nursery is not None
         self._nursery.start_soon(
             handle, app, config, scope, receive, send, trio.to_thread.run_sync,
-            trio.from_thread.run, name="web handler",
+            trio.from_thread.run,
         )  # fmt: skip
         return tell
 

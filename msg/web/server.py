@@ -56,7 +56,8 @@ async def serve_web(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(web.history.run, broker, name="web history")
             for listener in listeners:
-                nursery.start_soon(server.accept_from, listener, nursery, name="web listener")
+                name = f"web listener {listener.socket.getsockname()[0]}"
+                nursery.start_soon(server.accept_from, listener, nursery, name=name)
             task_status.started(web)
     finally:
         server.close()

@@ -124,6 +124,16 @@ def test_the_default_port_gives_way_when_it_is_taken(tmp_path):
         assert "the page's port is taken" in (tmp_path / "log").read_text()
 
 
+def test_the_tree_names_each_listener_and_tells_no_age_that_it_does_not_know(tmp_path):
+    with served(tmp_path, "--http", "localhost:0") as (_, stdout, _):
+        actors = json.loads(ask(address(stdout), "/tree")[2])["actors"]
+        names = [actor["name"] for actor in actors]
+        assert "web listener 127.0.0.1" in names
+        assert len(names) == len(set(names))
+        (ours,) = [actor for actor in actors if actor["name"].startswith("web connection")]
+        assert "age_s" not in ours  # it was the broker's
+
+
 def test_a_port_that_was_asked_for_and_is_taken_is_an_error(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
