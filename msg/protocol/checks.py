@@ -301,7 +301,10 @@ class Checks:
 
     def _question(self, command: Question) -> None:
         _check_id("id", command.id)
-        _check_id("name", command.name)
+        if command.name is not None and not is_id(command.name):
+            if not isinstance(command, commands.Why):
+                _refuse("name")
+            validate_address(command.name, "name")  # an address may be longer than an id
         _check_id("cursor", command.cursor)
         _check_id("message_id", command.message_id)
         _check_range("n", command.n, 1, NAMED_MAX)

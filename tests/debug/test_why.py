@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from tests.actors.kit import Client, running, settings, settled
 
 
@@ -20,6 +22,27 @@ async def test_no_consumers(autojump_clock):
         assert found["no_consumers"]["level"] == "stuck"
         assert found["no_consumers"]["text"] == "No consumer is attached; 2 messages wait."
         assert "trio-msg work jobs" in found["no_consumers"]["do"]
+
+
+@pytest.mark.parametrize(
+    "name", ["\N{RIGHT-TO-LEFT OVERRIDE}evil", f"{'n' * 128}@{'g' * 128}", f"{'n' * 128}.dead"]
+)
+async def test_whatever_may_be_a_name_may_be_asked_about(autojump_clock, name):
+    async with running() as broker:
+        client = broker.client()
+        if "@" in name:
+            await client.ask("declare", "declared", topic=name, mode="pubsub")
+        else:
+            queue = name.removesuffix(".dead")
+            await client.ask("declare", topic=queue, mode="queue", settings={"max_deliveries": 1})
+            await client.publish(queue, 1)
+            await client.subscribe(queue)
+            await client.send(action="nack", tag=(await client.expect("message"))["tag"])
+            await settled()
+        why = await client.ask("why", "why", name=name)
+        assert [subject["name"] for subject in why["subjects"]] == [name]
+        refused = await client.ask("why", "error", name="a\x00b")
+        assert refused["code"] == "bad_name"
 
 
 async def test_all_consumers_at_their_prefetch_and_who_holds_the_head(autojump_clock):

@@ -1,5 +1,6 @@
 """The page in a real headless Chromium: what a person sees, and may do."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -81,6 +82,27 @@ async def test_a_body_is_text_whatever_it_holds(tmp_path):
         await page.js("document.querySelector('.message .line').click()")
         await page.until("document.querySelector('.inside pre')?.textContent.includes('onerror')")
         assert await page.js("document.querySelectorAll('main img, main script').length") == 0
+
+
+async def test_any_name_and_any_address_that_was_typed_shows_a_page(tmp_path):
+    names = ("100%", "a?b&c=d/e", "<svg/onload=alert(1)", "\N{RIGHT-TO-LEFT OVERRIDE}x", "%41")
+    async with opened(tmp_path) as (broker, _, page):
+        for name in names:
+            await broker.client().publish(name, 1)
+            await page.js("location.hash = '#/queues'")
+            shown = json.dumps(name)
+            link = f"[...document.querySelectorAll('th a')].find((a) => a.textContent === {shown})"
+            await page.until(link)
+            await page.js(f"{link}.click()")
+            await page.until(f"document.querySelector('h1')?.textContent === {shown}")
+            await page.shows("No consumer is attached")
+        await page.js("location.hash = '#/constructor/x'")
+        await page.shows("Delivered")  # the overview
+        assert page.errors == []
+        await page.js("location.hash = '#/queue/%E0%A4%A'")
+        await page.shows("there is no queue or topic '%E0%A4%A'")
+        assert all(["404" in error for error in page.errors])
+        page.errors.clear()
 
 
 async def test_dead_letters_are_retried_edited_and_dropped(tmp_path):

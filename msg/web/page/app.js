@@ -25,12 +25,21 @@ const page = {
   summary: null, may: false, failed: "", turn: 0,
 };
 
+// An address that a person has typed may hold a % that stands for itself.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 function route() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, ...rest] = path.split("/");
   page.view?.leave?.(page.state);
-  page.name = VIEWS[name] ? name : "overview";
-  page.arg = decodeURIComponent(rest.join("/"));
+  page.name = Object.hasOwn(VIEWS, name) ? name : "overview";
+  page.arg = decoded(rest.join("/"));
   page.query = new URLSearchParams(query ?? "");
   page.view = VIEWS[page.name];
   page.state = {};
