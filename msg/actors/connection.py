@@ -14,6 +14,7 @@ looks at what is overdue. So a read costs no scope of its own.
 """
 
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from math import inf
@@ -27,6 +28,10 @@ from msg.protocol import encode
 from msg.protocol.checks import Checks
 from msg.protocol.codec import Decoder, Rejected
 
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
 if TYPE_CHECKING:
     from msg.actors.context import Context
     from msg.actors.turnstile import Turnstile
@@ -35,6 +40,7 @@ READ_BYTES = 1 << 16
 READ_BYTES_MORE = 1 << 18  # after a read that was full: the larger, the fewer turns a message costs
 LINGER_S = 2.0  # after an error that closes: so long the client may take to read it
 FLUSH_S = 5.0
+STALL_LOOKS = 10  # so many at what the kernel holds, before a client is taken for stalled
 STALL_S = 1.0  # a check-up that is so late says nothing about the client
 CLOSED = "closed by the client"
 
@@ -47,6 +53,10 @@ class Cut(Exception):
 
 class Connection:
     """See the module. `run` is the whole life of the connection."""
+
+    # of a write that waits: what the kernel held for the client when that was last looked at
+    _untaken = -1
+    _looked = inf
 
     def __init__(
         self,
@@ -94,7 +104,7 @@ class Connection:
         self._sent = 0  # bytes of the write under way that the kernel has
         self._broken = ""  # why a direct write failed: the writer raises it
         self._ended = False  # the client has said that it asks for nothing more
-        self._left: tuple[float, int] = (inf, 0)  # to write, when that was last looked at
+        self._left: tuple[float, int, int] = (inf, 0, 0)  # to write, when that was last looked at
         self._more_to_read = False  # the last read took all that it may: there is more
 
     async def run(self) -> str:
@@ -222,11 +232,16 @@ class Connection:
         if self.session.heartbeat:
             due = min(due, self._last_read + (self._pings + 1) * self.session.heartbeat)
         if self._writing_since != inf:
-            due = min(due, self._stall_due())
+            due = min(due, self._next_look())
         return due
 
     def _stall_due(self) -> float:
         return max(self._last_write, self._writing_since) + self.limits.write_stall_seconds
+
+    def _next_look(self) -> float:
+        if self._untaken < 0 or self._ended:  # after the end `_left_to_write` looks
+            return self._stall_due()
+        return min(self._stall_due(), self._looked + self.limits.write_stall_seconds / STALL_LOOKS)
 
     def _check_up(self) -> bool:
         """The scope's deadline struck: cut the client, ping it, or find that all is well.
@@ -236,10 +251,12 @@ class Connection:
         now = self.context.world.now()
         if now - self._scope.deadline > STALL_S:
             self._forgive(now)
-        if self._writing_since != inf and now >= self._stall_due():
-            if self.outbox.room <= 0 or self.outbox.answer_bytes > self.limits.answer_bytes:
-                raise Cut(f"took no bytes for {self.limits.write_stall_seconds:g} s")
-            self._writing_since = now  # it may take its time while it is within its limit
+        if self._writing_since != inf:
+            self._look_at_kernel(now)
+            if now >= self._stall_due():
+                if self.outbox.room <= 0 or self.outbox.answer_bytes > self.limits.answer_bytes:
+                    raise Cut(f"took no bytes for {self.limits.write_stall_seconds:g} s")
+                self._writing_since = now  # it may take its time while it is within its limit
         heartbeat = self.session.heartbeat
         if heartbeat and now >= self._last_read + (self._pings + 1) * heartbeat:
             self._pings += 1
@@ -253,6 +270,13 @@ class Connection:
                 self.session.reject(item)
             return True
         return False
+
+    def _look_at_kernel(self, now: float) -> None:
+        """Our kernel takes more of us only when a third of its buffer is free, which can be a
+        megabyte: a client that takes less is slow, and not stalled."""
+        before, self._untaken, self._looked = self._untaken, untaken(self._fd), now
+        if self._untaken < before:
+            self._last_write = now
 
     def _forgive(self, now: float) -> None:
         """The broker itself stood still: what was said meanwhile waits in the socket, unread."""
@@ -301,10 +325,11 @@ class Connection:
             await self._flush()
         return CLOSED
 
-    def _left_to_write(self) -> tuple[float, int]:
+    def _left_to_write(self) -> tuple[float, int, int]:
         """It becomes less as the client takes bytes, if nobody adds to it."""
         outbox = self.outbox
-        return outbox.bytes + outbox.answer_bytes, -self._sent if outbox.writing is not None else 0
+        sent = self._sent if outbox.writing is not None else 0
+        return outbox.bytes + outbox.answer_bytes, -sent, untaken(self._fd)
 
     async def _refuse_to_go_on(self) -> str:
         """An error that closes has been answered: let the client read it."""
@@ -381,9 +406,10 @@ class Connection:
 
     def _may_block(self) -> None:
         """A write waits for the client: from now on it may stall."""
-        self._writing_since = self.context.world.now()
-        if self._interruptible and self._stall_due() < self._deadline:
-            self._strike_at(self._stall_due())
+        self._writing_since = self._looked = self.context.world.now()
+        self._untaken = untaken(self._fd)
+        if self._interruptible and self._next_look() < self._deadline:
+            self._strike_at(self._next_look())
 
     # -- the stream -------------------------------------------------------------------------
     #
@@ -457,6 +483,7 @@ class Connection:
                 self._last_write = self.context.world.now()
                 if whole:
                     return
+                self._untaken = untaken(self._fd)
         except OSError as error:
             raise trio.BrokenResourceError(_reason(error)) from error
 
@@ -471,6 +498,17 @@ class Connection:
             return False
         self._sent = sent
         return sent == len(data)
+
+
+def untaken(fd: int) -> int:
+    """Bytes that the kernel holds for a client which has not taken them; -1: it does not say."""
+    if fd < 0 or sys.platform == "win32":
+        return -1
+    try:
+        held = fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return -1
+    return int.from_bytes(held, sys.byteorder)
 
 
 def _ignore(_error: Exception) -> None:

@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 
+from msg.actors.connection import untaken
 from msg.actors.outbox import DIRECT_BYTES, DIRECT_MOST, Outbound, Outbox
 from tests.actors.kit import Client, Running, SimWorld, running, settings, settled
 
@@ -237,6 +238,44 @@ async def test_a_client_that_takes_nothing_is_cut(autojump_clock, kernel):
         assert 3 not in broker.broker.connections.open
         await other.subscribe("jobs")
         await other.expect("message", attempt=1)  # nothing of it was handed over
+
+
+async def test_a_client_that_takes_a_little_is_not_cut(autojump_clock, kernel, monkeypatch):
+    """Less than the kernel waits for until it takes more of us."""
+    limits = {"outbound_bytes": 500, "write_stall_seconds": 30}
+    held = 1_000_000
+    monkeypatch.setattr("msg.actors.connection.untaken", lambda _fd: held)
+    async with running(settings(limits=limits, drain_seconds=0.0)) as broker:
+        publisher, consumer = broker.client(), Pair(broker)
+        await consumer.subscribe("jobs", prefetch=100)
+        fill(consumer.theirs)
+        await send(publisher, "x" * 600)
+        await publisher.expect("ack")
+        for _ in range(10):
+            await publisher.silence(29)
+            held -= 1
+        assert 2 in broker.broker.connections.open
+        await publisher.silence(26)  # and then it takes nothing
+        assert 2 in broker.broker.connections.open
+        await publisher.silence(8)
+        assert 2 not in broker.broker.connections.open
+
+
+def test_what_a_client_has_not_taken_is_known():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert untaken(ours.fileno()) == 0
+        with pytest.raises(BlockingIOError):
+            while True:
+                ours.send(bytes(1 << 16))
+        full = untaken(ours.fileno())
+        assert full > 0
+        while untaken(ours.fileno()) == full:  # it takes some before we may send more
+            assert theirs.recv(1 << 16)
+    assert untaken(-1) == -1
 
 
 def fill(stream: trio.SocketStream) -> None:
