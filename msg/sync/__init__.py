@@ -10,8 +10,8 @@
 
 The calls are those of `msg.Client` and do the same, only that they block. In a notebook,
 `client = msg.sync.connect()` will do: it is closed by `client.close()`, when nothing refers to
-it any more, or at the end of the program. Ctrl-C ends whatever call waits, and the client can
-be used further.
+it, its subscriptions and its messages any more, or at the end of the program. Ctrl-C ends
+whatever call waits, and the client can be used further.
 
 A client may be used by several threads. Behind it is one thread with an event loop of its
 own, which keeps the connection, the leases and the heartbeat while the program does other

@@ -15,7 +15,7 @@ import anyio.abc
 import anyio.to_thread
 
 import msg.client
-from msg.client import Published, Receipt
+from msg.client import Closed, Disconnected, Published, Receipt
 from msg.client.client import PREFETCH, ConnectOptions, Counts, Durability, From, Mode
 from msg.client.publisher import Batch
 from msg.client.subscription import give_back_held
@@ -117,7 +117,8 @@ class Client:
                 topic, body, mode=mode, message_id=message_id, headers=headers, delay=delay,
                 ttl=ttl, priority=priority, durability=durability, reply_to=reply_to,
                 correlation_id=correlation_id, retain=retain,
-            )
+            ),
+            sends=True,
         )  # fmt: skip
 
     def send(self, queue: str, body: Any, **options: Any) -> Receipt:
@@ -152,20 +153,23 @@ class Client:
                 priority=priority, durability=durability, on_progress=many.progressed,
             )  # fmt: skip
 
-        iterator = iter(bodies)
+        iterator, begun = iter(bodies), False
         try:
             self._loop.call(lambda: many.start(publish))
+            begun = True
             while some := Batch(islice(iterator, SLICE)):
-                going = self._loop.call(partial(many.put, some))
+                going = self._loop.call(partial(many.put, some), sends=True)
                 many.tell()
                 if not going:
                     break
-            self._loop.call(many.finish)
-            while self._loop.call(many.wait):
+            self._loop.call(many.finish, sends=True)
+            while self._loop.call(many.wait, sends=True):
                 many.tell()
             many.tell()
-        except BaseException:
+        except BaseException as error:
             self._loop.post(many.cancel)
+            if begun and isinstance(error, Closed) and self._loop.ended:  # between two calls
+                raise Disconnected(f"{error}: whether all were kept is not known") from error
             raise
         return many.outcome()
 
@@ -189,7 +193,7 @@ class Client:
         with `with message`. `from_`: "new", "last", "all", a sequence number, or an RFC 3339
         time. `type` is what bodies are to be.
         """
-        return Subscription(self._loop, self._client.subscribe(pattern, **options))
+        return Subscription(self, self._client.subscribe(pattern, **options))
 
     @overload
     def consume(
@@ -208,7 +212,7 @@ class Client:
         Up to `prefetch` are held at a time; those that wait here keep their leases. Work on
         each in a `with message`.
         """
-        return Subscription(self._loop, self._client.consume(queue, **options))
+        return Subscription(self, self._client.consume(queue, **options))
 
     @overload
     def get(
@@ -224,7 +228,7 @@ class Client:
     def get(self, queue: str, **options: Any) -> list[Message[Any]]:
         """Up to `n` messages, now or within `wait` seconds. To be settled like all others."""
         messages = self._loop.call(lambda: self._client.get(queue, **options), undo=self._undo)
-        return [Message(self._loop, message) for message in messages]
+        return [Message(self, message) for message in messages]
 
     def _undo(self, messages: list[Inner]) -> None:
         self._loop.post(lambda: give_back_held(messages))
@@ -233,7 +237,7 @@ class Client:
 
     def ask(self, action: str, **fields: Any) -> dict[str, Any]:
         """Any request of the protocol, such as `ask("stats")`: its answer, as it came."""
-        return self._loop.call(lambda: self._client.ask(action, **fields))
+        return self._loop.call(lambda: self._client.ask(action, **fields), sends=True)
 
     def declare(
         self, topic: str, *, mode: Mode = "queue", group: str | None = None,
@@ -264,9 +268,10 @@ class Client:
         reply = self._loop.call(
             lambda: self._client.request(
                 topic, body, timeout=timeout, mode=mode, type=type, **options
-            )
+            ),
+            sends=True,
         )
-        return Message(self._loop, reply)
+        return Message(self, reply)
 
     # -- workers ----------------------------------------------------------------------------
 
@@ -296,7 +301,7 @@ class Client:
 
         async def handle(message: Inner) -> None:
             await anyio.to_thread.run_sync(
-                handler, Message(self._loop, message), abandon_on_cancel=True, limiter=limiter
+                handler, Message(self, message), abandon_on_cancel=True, limiter=limiter
             )
 
         async def work() -> None:

@@ -3,12 +3,11 @@
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from msg.sync.thread import LoopThread
-
 if TYPE_CHECKING:
     from datetime import datetime
 
     import msg.client
+    from msg.sync.client import Client
 
 T = TypeVar("T")
 
@@ -19,7 +18,7 @@ class Message(Generic[T]):
     Its fields are those of `msg.Message`: topic, body, headers, attempt, …
     """
 
-    __slots__ = ("_loop", "_message")
+    __slots__ = ("_client", "_message")
 
     if TYPE_CHECKING:  # they are the other's
         topic: str
@@ -42,8 +41,8 @@ class Message(Generic[T]):
         leased: bool
         held: bool
 
-    def __init__(self, loop: LoopThread, message: "msg.client.Message[T]") -> None:
-        self._loop = loop
+    def __init__(self, client: "Client", message: "msg.client.Message[T]") -> None:
+        self._client = client  # it lives as long as something can be settled through it
         self._message = message
 
     def __getattr__(self, name: str) -> Any:
@@ -61,7 +60,7 @@ class Message(Generic[T]):
 
     def ack(self, *, confirm: bool = False) -> None:
         """It is done. `confirm` waits until the broker has made that durable."""
-        self._loop.call(lambda: self._message.ack(confirm=confirm))
+        self._client._loop.call(lambda: self._message.ack(confirm=confirm), sends=confirm)
 
     def nack(
         self,
@@ -76,7 +75,7 @@ class Message(Generic[T]):
 
         `requeue=False` sends it to the dead letters at once.
         """
-        self._loop.call(
+        self._client._loop.call(
             lambda: self._message.nack(
                 reason, delay=delay, requeue=requeue, count_attempt=count_attempt, confirm=confirm
             )
@@ -84,11 +83,11 @@ class Message(Generic[T]):
 
     def touch(self) -> None:
         """Begin its deadline anew. Inside `with message` that is done by itself."""
-        self._loop.call(self._message.touch)
+        self._client._loop.call(self._message.touch)
 
     def __enter__(self) -> Self:
         if self._message.leased:
-            self._loop.post(lambda: _hold(self._message))
+            self._client._loop.post(lambda: _hold(self._message))
         return self
 
     def __exit__(
@@ -97,12 +96,17 @@ class Message(Generic[T]):
         error: BaseException | None,
         _: TracebackType | None,
     ) -> None:
-        if self._message.leased:
-            self._loop.post(lambda: _step(self._message.__aexit__(kind, error, None)))
+        if not self._message.leased:
+            return
+        loop = self._client._loop
+        if loop.gone:  # closed before the end of the block, which is too late: the log says so
+            _step(self._message.__aexit__(kind, error, None))
+        else:
+            loop.post(lambda: _step(self._message.__aexit__(kind, error, None)))
 
     def reply(self, body: Any, **options: Any) -> None:
         """Answer a request; `options` as for `publish`. Raises ValueError if it is none."""
-        self._loop.call(lambda: self._message.reply(body, **options))
+        self._client._loop.call(lambda: self._message.reply(body, **options))
 
 
 def _hold(message: "msg.client.Message[Any]") -> None:

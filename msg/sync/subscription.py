@@ -8,7 +8,7 @@ the client are; at the end of the iteration they go back uncounted.
 from collections import deque
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import anyio
 
@@ -16,7 +16,9 @@ import msg.client
 from msg.client import Closed
 from msg.client.subscription import give_back_held
 from msg.sync.message import Message
-from msg.sync.thread import LoopThread
+
+if TYPE_CHECKING:
+    from msg.sync.client import Client
 
 T = TypeVar("T")
 Inner = msg.client.Message[Any]
@@ -31,9 +33,11 @@ class Subscription(Generic[T]):
     thread; for work in several there is `client.run_worker`.
     """
 
-    def __init__(self, loop: LoopThread, inner: "msg.client.Subscription[T]") -> None:
-        self._loop = loop
+    def __init__(self, client: "Client", inner: "msg.client.Subscription[T]") -> None:
+        self._client = client  # it lives as long as its subscriptions
+        self._loop = client._loop
         self._inner = inner
+        inner._thread = client._loop.ident  # in which it may write, should it be collected there
         self._here: deque[msg.client.Message[T]] = deque()
         self._closed = False
 
@@ -52,7 +56,8 @@ class Subscription(Generic[T]):
         if not self._closed:
             self._closed = True
             here, self._here, inner = list(self._here), deque(), self._inner
-            self._loop.post(lambda: _close(inner, here))
+            if not self._loop.ended:
+                self._loop.post(lambda: _close(inner, here))
 
     def next(self, timeout: float | None = None) -> Message[T]:
         """The next message. Raises TimeoutError when none comes within `timeout` seconds."""
@@ -61,11 +66,11 @@ class Subscription(Generic[T]):
                 self._here += self._fetched(timeout)
             message = self._here.popleft()
             if not message.leased:
-                return Message(self._loop, message)
+                return Message(self._client, message)
             # from now on its deadline is the program's affair, or its `with`'s
             self._loop.post(partial(_let_go, message))
             if message.held:  # else its connection has ended meanwhile, and it comes again
-                return Message(self._loop, message)
+                return Message(self._client, message)
 
     def _fetched(self, timeout: float | None) -> list[Inner]:
         if self._closed:
@@ -103,8 +108,7 @@ class Subscription(Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        if not self._loop.ended:
-            self.close()
+        self.close()
 
 
 # -- in the loop's thread ---------------------------------------------------------------------

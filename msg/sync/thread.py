@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.abc
 
-from msg.client import Closed
+from msg.client import Closed, Disconnected
 
 T = TypeVar("T")
 
@@ -31,8 +31,9 @@ STOP_S = 5.0  # longer than the client's own goodbye may take
 class _Call:
     """One `call`: what to do, and what came of it."""
 
-    def __init__(self, work: Callable[[], Awaitable[Any]]) -> None:
+    def __init__(self, work: Callable[[], Awaitable[Any]], *, sends: bool) -> None:
         self.work = work
+        self.sends = sends
         self.done = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -51,6 +52,9 @@ class _Call:
             self.error = error
         except BaseException:  # the loop ends
             self.error = Closed("this client was closed")
+            if self.sends:
+                text = "this client was closed before the answer came: the outcome is not known"
+                self.error = Disconnected(text)
             raise
         finally:
             self.done.set()
@@ -72,6 +76,7 @@ class LoopThread:
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._over = False
+        self._gone = False
         # a context of its own: it is no part of an event loop that its maker may run in
         run = contextvars.Context().run
         self._thread = threading.Thread(target=run, args=(self._main,), name=name, daemon=True)
@@ -91,20 +96,26 @@ class LoopThread:
     # -- for other threads ------------------------------------------------------------------
 
     def call(
-        self, work: Callable[[], Awaitable[T]], undo: Callable[[T], object] | None = None
+        self,
+        work: Callable[[], Awaitable[T]],
+        undo: Callable[[T], object] | None = None,
+        *,
+        sends: bool = False,
     ) -> T:
-        """The outcome of `work`, run in the loop.
+        """The outcome of `work`, run in the loop. Raises `Closed` when that ends before.
+
+        For what `sends` something that the broker may have done, that is `Disconnected`.
 
         Interrupted, it cancels that and waits for its end. If it has succeeded all the same,
         `undo` gets the result that nobody will have.
         """
         self._check()
-        call = _Call(work)
+        call = _Call(work, sends=sends)
         try:
             self._calls.add(call)
             self.post(lambda: self._begin(call))
             if self._over:  # it may have ended just now, and nobody looks at what is posted
-                call.fail(Closed("this client was closed"))
+                call.fail(self._closed())
             call.done.wait()
         except BaseException:
             self.post(lambda: self._cancel(call))
@@ -123,7 +134,8 @@ class LoopThread:
         return result
 
     def post(self, work: Callable[[], object]) -> None:
-        """Do this in the loop, soon."""
+        """Do this in the loop, soon. Raises `Closed` after a fork."""
+        self._check_process()
         self._posted.append(work)
         with suppress(AttributeError, RuntimeError):  # before its beginning, or behind its end
             self._loop.call_soon_threadsafe(self._bell.set)
@@ -139,13 +151,28 @@ class LoopThread:
 
     @property
     def ended(self) -> bool:
-        return self._over
+        """Nothing is done here any more; after a fork it is the other process's."""
+        return self._over or os.getpid() != self._pid
 
-    def _check(self) -> None:
+    @property
+    def ident(self) -> int:
+        """Of the thread, as `threading.get_ident` has it."""
+        assert self._thread.ident is not None
+        return self._thread.ident
+
+    @property
+    def gone(self) -> bool:
+        """Its thread is over: what is posted now is never done."""
+        return self._gone and os.getpid() == self._pid
+
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise Closed("this client belongs to the process before the fork: connect anew")
+
+    def _check(self) -> None:
+        self._check_process()
         if self._over:
-            raise Closed("this client was closed")
+            raise self._closed() from self._failure
         if threading.current_thread() is self._thread:
             raise RuntimeError("a blocking call in the client's own thread would wait for ever")
 
@@ -157,10 +184,18 @@ class LoopThread:
         except BaseException as error:  # the thread that waits for the start raises it
             self._failure = error
         finally:
+            if self._failure is not None and self._started.is_set():  # a bug, and nobody waits
+                logger.error("the client's thread has failed", exc_info=self._failure)
             self._over = True
             self._started.set()
             for call in list(self._calls):
-                call.fail(Closed("this client was closed"))
+                call.fail(self._closed())
+            self._gone = True
+
+    def _closed(self) -> Closed:
+        if self._failure is None:
+            return Closed("this client was closed")
+        return Closed(f"this client has failed: {self._failure!r}")
 
     async def _serve(self) -> None:
         self._bell = asyncio.Event()
@@ -181,11 +216,11 @@ class LoopThread:
         while True:
             self._bell.clear()
             while self._posted:
-                work = self._posted.popleft()
                 try:
-                    work()
+                    # in no variable: what the last one refers to would live on while this waits
+                    self._posted.popleft()()
                 except Exception:  # nobody waits for it; the others are to be served
-                    logger.exception("%r has failed", work)
+                    logger.exception("what was posted to the client's thread has failed")
             await self._bell.wait()
 
     def _end(self) -> None:
@@ -196,7 +231,7 @@ class LoopThread:
 
     def _begin(self, call: _Call) -> None:
         if self._over:
-            call.fail(Closed("this client was closed"))
+            call.fail(self._closed())
         else:
             self._calling.start_soon(call.run)
 

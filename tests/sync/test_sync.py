@@ -1,9 +1,11 @@
 """`msg.sync`: the client's calls from a program that blocks."""
 
 import asyncio
+import gc
 import signal
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -325,16 +327,18 @@ def test_an_interrupted_call_ends_and_the_client_goes_on(msg_broker, interrupt_w
 
 def test_what_an_interrupted_call_got_all_the_same_is_not_lost(interrupt_when):
     undone: list[str] = []
+    begun = threading.Event()
     loop = LoopThread(anyio.Lock(), "test")  # any context will do
     loop.start()
 
     async def stubborn() -> str:
+        begun.set()  # before that there is nothing to undo
         try:
             await anyio.sleep_forever()
         finally:
             return "got"  # noqa: B012
 
-    interrupt_when(lambda: loop._calls)
+    interrupt_when(begun.is_set)
     with pytest.raises(KeyboardInterrupt):
         loop.call(stubborn, undo=undone.append)
     assert undone == ["got"]
@@ -429,3 +433,71 @@ def test_the_second_ctrl_c_does_not_wait(msg_broker, interrupt_when):
         go_on.set()
         (again,) = client.get("jobs", wait=5)
         assert again.attempt == 1
+
+
+def test_a_client_that_nothing_refers_to_is_closed(msg_broker):
+    client = msg_broker.connect_sync()
+    client.send("jobs", 1)  # the last call keeps it no longer than it lasts
+    thread, gone = client._loop._thread, weakref.ref(client)
+    del client
+    thread.join(20)
+    assert not thread.is_alive()
+    assert gone() is None
+
+
+def test_a_subscription_or_a_message_keeps_its_client(msg_broker):
+    msg_broker.connect_sync().publish_many("jobs", range(2), mode="queue")
+    for message in msg_broker.connect_sync().consume("jobs"):
+        with message:
+            assert message.body == 0
+        break
+    del message
+    (message,) = msg_broker.connect_sync().get("jobs", wait=20)
+    gc.collect()
+    with message:
+        assert message.held
+    client = message._client
+    client.close()
+    assert msg_broker.queue("jobs").settled == 2
+
+
+def test_a_block_that_ends_behind_its_client_is_told_of(msg_broker, caplog):
+    with msg_broker.connect_sync() as client:
+        client.send("jobs", 1)
+        (message,) = client.get("jobs")
+    with message:
+        assert not message.held
+    assert "was handled, but its connection had ended" in caplog.text
+    assert client.counts.leases_lost == 1
+
+
+def test_a_publish_that_a_close_cuts_off_is_not_known_to_be_kept(msg_broker):
+    msg_broker.configure(queues={"full": {"max_messages": 1, "overflow": "block"}})
+    client = msg_broker.connect_sync()
+    client.send("full", 1)
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(client.send, "full", 2)
+        many = threads.submit(client.publish_many, "full", [3], mode="queue")
+        waits = threads.submit(client.get, "none", wait=60)
+        wait_until(lambda: len(client._loop._calls) == 3)
+        client.close()
+        for publish in (one, many):
+            with pytest.raises(msg.Disconnected, match="not known"):
+                publish.result()
+        with pytest.raises(msg.Closed):
+            waits.result()
+    with pytest.raises(msg.Closed):
+        client.publish_many("full", [4], mode="queue")
+
+
+def test_why_a_client_has_failed_is_told_to_its_next_caller(client, caplog, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(client._client, "_heard", fail)
+    link = client._client.link
+    client._loop.post(lambda: link.lose("so that the next one has the bug"))
+    client._loop._thread.join(20)
+    with pytest.raises(msg.Closed, match="a bug"):
+        client.ask("stats")
+    assert "the client's thread has failed" in caplog.text
