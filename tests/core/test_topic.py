@@ -1,10 +1,12 @@
 """The rules of a topic, story by story."""
 
 import json
+import random
 
 import pytest
 
 from msg.core.answers import KeptInPart
+from msg.core.batches import PublishBatch
 from tests.core.topic_rig import Port, Rig, publish
 
 
@@ -653,3 +655,47 @@ def test_state_is_json():
     state = json.loads(json.dumps(rig.rules.state()))
     assert state["unheard"] == [[1, 1]], "what comes now is heard"
     assert state["copies"]["news@g"]["until"] == 2
+
+
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("history", [{}, {"history_messages": 1000}], ids=["live", "history"])
+def test_publishes_that_are_sent_again_and_again_are_one_each(part: int, history: dict[str, int]):
+    """Whichever groups refuse, and whichever answers are lost."""
+    for seed in range(part * 50, part * 50 + 50):
+        rng = random.Random(seed)
+        rig = Rig(**history)
+        live = rig.join() if rng.random() < 0.5 else None
+        groups = [rig.add_group(f"news@{n}") for n in range(3)]
+        rig.turn()
+        rig.settle()
+        sent: dict[int, PublishBatch] = {}  # the last of each body
+        acked: set[int] = set()
+        for _ in range(60):
+            match rng.choice(["new", "again", "answer", "answer", "answer", "commit"]):
+                case "new":
+                    body = len(sent)
+                    named = {"message_id": f"m{body}"} if rng.random() < 0.4 else {}
+                    sent[body] = rig.send(body, **named)
+                case "again" if sent:
+                    body = rng.choice(list(sent))
+                    before = sent[body]
+                    # a publisher knows an id that the broker made from the answer only
+                    told = before in rig.owner.batches and before.errors and before.ids[0]
+                    if before.items[0].message_id or told:
+                        sent[body] = rig.send(body, message_id=before.ids[0])
+                case "answer":
+                    waiting = [group for group in groups if group.waiting]
+                    if waiting:
+                        rng.choice(waiting).answer(refuse=rng.random() < 0.4)
+                case "commit":
+                    rig.commit(fail=rng.random() < 0.3)
+            acked |= {b for b, batch in sent.items() if is_acked(rig, batch)}
+        rig.settle()
+        acked |= {b for b, batch in sent.items() if is_acked(rig, batch)}
+        for heard in (*([live.bodies] if live else []), *[group.stored for group in groups]):
+            assert len(heard) == len(set(heard)), seed
+            assert acked <= set(heard), seed
+
+
+def is_acked(rig: Rig, batch: PublishBatch) -> bool:
+    return batch in rig.owner.batches and not batch.errors

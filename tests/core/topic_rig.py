@@ -97,7 +97,8 @@ class GroupLog:
             if named and self._knows(message_id):
                 batch.duplicates = [*(batch.duplicates or ()), i]
                 continue
-            self.ids[message_id] = self.rig.now
+            if named:
+                self.ids[message_id] = self.rig.now
             self.stored.append(body_in(wire))
         batch.answer()
 
