@@ -1,10 +1,15 @@
 """/metrics: right, by Prometheus' own parser; never falling; bounded."""
 
+import re
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 import msg.metrics as module
 from tests.actors.kit import running, settled
 from tests.web.kit import Site
+
+DEPLOY = Path(__file__).parents[2] / "docs" / "howto" / "deploy.md"
 
 
 async def scraped(site: Site) -> dict[tuple[str, str], float]:
@@ -49,6 +54,15 @@ async def test_figures_of_queues_topics_and_the_broker(autojump_clock):
         assert found["msg_connections", ""] == 2
         assert found["msg_store_commit_seconds_count", ""] > 0
         assert ("msg_accepted_total", "jobs.dead") not in found
+
+
+async def test_the_docs_name_figures_that_are_there(autojump_clock):
+    async with running() as broker:
+        await broker.client().publish("jobs", 1)
+        found = {name for name, _ in await scraped(Site(broker))}
+        named = set(re.findall(r"msg_[a-z_]+", DEPLOY.read_text()))
+        assert len(named) > 5
+        assert [n for n in named if n not in found and f"{n}_count" not in found] == []
 
 
 async def test_totals_never_fall_not_even_when_a_queue_is_deleted(autojump_clock):
