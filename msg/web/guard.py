@@ -98,7 +98,8 @@ class Guard:
         return None
 
     def has_token(self, scope: Scope, headers: dict[str, str]) -> bool:
-        given = [headers.get("authorization", "").removeprefix("Bearer ").strip()]
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        given = [credentials.strip() if scheme.lower() == "bearer" else scheme]
         given += [
             name.removeprefix(TOKEN_PROTOCOL)
             for name in scope.get("subprotocols", ())
