@@ -48,6 +48,10 @@ REPORT_BYTES_MAX = 32 << 20
 BODY_OVERHEAD = 4096  # around a message in a POST
 DISK_LOOK_S = 2.0
 DIGITS_MAX = 18  # of a whole number
+# these read the state of thousands of actors, a slice in each pass of the loop: of many such
+# requests at a time so many are under way, or each pass would be long, for everybody
+LOOKS = ("/stats", "/tree", "/api/why", "/api/summary", "/api/overview")
+LOOKS_AT_ONCE = 2
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -64,13 +68,15 @@ class Web:
         self.alerts = Alerts(broker)
         self.metrics = Metrics(broker)
         self.scraping = trio.Lock()
+        self.looking = trio.CapacityLimiter(LOOKS_AT_ONCE)
 
     def app(self) -> Starlette:
         routes: list[Any] = [
             Route(path, _safe(partial(self._page, data, kind))) for path, data, kind in page_files()
         ]
         routes += [
-            Route(e.path, _safe(partial(self._endpoint, e)), methods=[e.method]) for e in ENDPOINTS
+            Route(e.path, self._answering(e.path, partial(self._endpoint, e)), methods=[e.method])
+            for e in ENDPOINTS
         ]
         others: list[tuple[str, str, Handler]] = [
             ("GET", "/healthz", self._healthz),
@@ -86,11 +92,23 @@ class Web:
             ("POST", "/api/publish", self._publish),
             ("GET", "/reports/{path:path}", self._report),
         ]
-        routes += [Route(path, _safe(do), methods=[method]) for method, path, do in others]
+        routes += [
+            Route(path, self._answering(path, do), methods=[method]) for method, path, do in others
+        ]
         routes.append(WebSocketRoute("/ws", self._websocket))
         routes.append(WebSocketRoute("/{path:path}", _no_websocket))
         answers: Any = {HTTPException: _no_such_route, Exception: _failed}
         return Starlette(routes=routes, exception_handlers=answers)
+
+    def _answering(self, path: str, handler: Handler) -> Handler:
+        if path not in LOOKS:
+            return _safe(handler)
+
+        async def look(request: Request) -> Response:
+            async with self.looking:
+                return await handler(request)
+
+        return _safe(look)
 
     # -- the page and its data --------------------------------------------------------------
 

@@ -4,11 +4,13 @@ import re
 from typing import Any
 
 import pytest
+import trio
 from starlette.routing import Route
 
+import msg.web.app as module
 from msg.config import Settings
 from msg.web.api import ENDPOINTS, question_of
-from msg.web.app import page_files
+from msg.web.app import LOOKS, LOOKS_AT_ONCE, page_files
 from tests.actors.kit import Running, running, settled
 from tests.web.kit import Site
 
@@ -192,6 +194,29 @@ def test_every_parameter_reaches_its_question(endpoint):
         else:
             assert question.options is not None
             assert question.options[param.name] == given[param.name]
+
+
+async def test_few_look_at_everything_at_a_time(autojump_clock, monkeypatch):
+    """So a hundred requests for it do not make each pass of the loop a hundred slices long."""
+    under_way = most = 0
+
+    async def summary(*_: object) -> dict[str, Any]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await settled()
+        under_way -= 1
+        return {}
+
+    monkeypatch.setattr(module, "summary", summary)
+    async with running() as broker:
+        site = Site(broker)
+        routes = site.web.app().routes
+        assert set(LOOKS) <= {route.path for route in routes if isinstance(route, Route)}
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(site.get, "/api/summary")
+        assert most == LOOKS_AT_ONCE
 
 
 # -- for machines -------------------------------------------------------------------------------
