@@ -171,7 +171,7 @@ class PlainClient:
         self._scanned = 0
         try:
             frame = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             frame = None
         if not isinstance(frame, dict):
             raise Unavailable(f"this is not a broker: it said {line[:80]!r}")

@@ -67,9 +67,12 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
 async def _addresses(host: str) -> list[tuple[int, str]]:
     if host == "localhost":
         return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
-    found = await trio.socket.getaddrinfo(
-        host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    try:
+        found = await trio.socket.getaddrinfo(
+            host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"cannot listen on {host}: {error.strerror}") from error
     addresses = [(int(family), str(sockaddr[0])) for family, _, _, _, sockaddr in found]
     return list(dict.fromkeys(addresses))
 

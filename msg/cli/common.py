@@ -76,18 +76,27 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
             raise _left(refusal_code(refused.code, refused.retry), str(refused)) from None
         except Unavailable as error:
             raise _left(exits.UNAVAILABLE, str(error)) from None
-        except BrokenPipeError:
-            _give_up_output()
-            raise _left(exits.PIPE_CLOSED) from None
         except OSError as error:
-            if error.filename is not None or error.errno not in _OUTPUT_LOST:
-                raise  # not of the output: a bug
-            _give_up_output()
-            raise _left(exits.IO_ERROR, f"the output cannot be written: {error.strerror}") from None
+            code = output_lost(error)
+            if code is None:
+                raise  # a bug
+            raise typer.Exit(code) from None
         except KeyboardInterrupt:
             raise _left(exits.INTERRUPTED) from None
 
     return run
+
+
+def output_lost(error: OSError) -> int | None:
+    """The code for an output that takes nothing any more; None for any other error."""
+    if isinstance(error, BrokenPipeError):
+        _give_up_output()
+        return exits.PIPE_CLOSED
+    if error.filename is not None or error.errno not in _OUTPUT_LOST:
+        return None
+    _give_up_output()
+    complain(f"the output cannot be written: {error.strerror}")
+    return exits.IO_ERROR
 
 
 _OUTPUT_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}

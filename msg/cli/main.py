@@ -4,7 +4,9 @@ A one-shot command is to start in well under 0.3 s, so the broker, rich and the 
 imported by the commands that use them.
 """
 
+import io
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -28,6 +30,7 @@ from msg.cli import (
     top,
     tree,
 )
+from msg.cli.common import output_lost
 from msg.daemon import exits
 
 app = typer.Typer(
@@ -90,9 +93,24 @@ _arrange()
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave with its code."""
+    _open_up_output()
     try:
         app(args=None if arguments is None else list(arguments), prog_name="trio-msg")
     except SystemExit as leaving:
         # whatever the library calls a wrong command line, ours is EX_USAGE
         sys.exit(exits.USAGE if leaving.code == 2 else leaving.code)
+    except Exception as error:
+        # commands see to their own output; the library writes their help
+        code = output_lost(error) if isinstance(error, OSError) else None
+        if code is None:
+            traceback.print_exc()
+            code = exits.SOFTWARE  # not the interpreter's 1, which says that the answer is no
+        sys.exit(code)
     sys.exit(exits.OK)
+
+
+def _open_up_output() -> None:
+    """What a terminal's or a file's encoding cannot say is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

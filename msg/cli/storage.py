@@ -177,10 +177,12 @@ def import_(
     An import that was cut off can be repeated within the dedup window (2 minutes by default):
     what is there already is not stored twice.
     """
+    if source == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed")
     try:
         lines: BinaryIO = sys.stdin.buffer if source == "-" else open(source, "rb")  # noqa: SIM115
     except OSError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{source}: {error.strerror}") from None
     with lines, connect(url) as client:
         size = os.fstat(lines.fileno()).st_size
         done = Import(client, queue, new_ids)

@@ -402,7 +402,11 @@ class Client:
                 }
             )
         )
-        return await ask.wait()
+        hello = await ask.wait()
+        limits = hello.get("limits") or {}
+        if not isinstance(limits, dict) or not isinstance(limits.get("frame_bytes", 0), int):
+            raise Disconnected(f"this is not a broker: its limits are {str(limits)[:80]}")
+        return hello
 
     def _up(self, link: Link, hello: dict[str, Any]) -> None:
         if link.lost:

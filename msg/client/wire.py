@@ -60,18 +60,28 @@ def decode(lines: bytes) -> list[Any]:
     """Whole lines to frames, in order."""
     try:
         return _decode_lines(lines)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return [_decode_one(line) for line in lines.split(b"\n") if line.strip()]
 
 
 def _decode_one(line: bytes) -> Any:
     try:
         return _decode_line(line)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         try:
-            return _decode_any(line)
-        except msgspec.MsgspecError as error:
-            raise NotABroker(f"this is not a broker: it said {line[:80]!r}") from error
+            frame = _decode_any(line)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise _not_a_broker(line) from error
+    if not all([isinstance(frame.get(key, ""), str | None) for key in _TEXTS]):
+        raise _not_a_broker(line)
+    return frame
+
+
+def _not_a_broker(line: bytes) -> NotABroker:
+    return NotABroker(f"this is not a broker: it said {line[:80]!r}")
+
+
+_TEXTS = ("type", "id", "sub", "message_id")  # where a frame belongs: by them it is looked up
 
 
 def encode(frame: Frame) -> bytes:

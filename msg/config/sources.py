@@ -43,7 +43,12 @@ class _Found:
         if cls is Settings:
             known = [name for name in known if name not in _NOT_KEYS]
         if cls is None or key not in known:
-            self.problems.append(f"{origin}: unknown key {shown}{_nearest(where)}")
+            hint = _nearest(where)
+            if hint == f"; did you mean {where[0]}?":  # known, and a value stands there
+                table = where[0] if where[0] == "limits" else f"{where[0]}.NAME"
+                self.problems.append(f"{origin}: {shown}: expected a table, [{table}]")
+            else:
+                self.problems.append(f"{origin}: unknown key {shown}{hint}")
             return
         try:
             self.values[where] = structure(cls, key, value)

@@ -299,9 +299,15 @@ def exit_code(error: BaseException) -> int:
             if isinstance(leaf, cls):
                 if isinstance(leaf, OSError) and _is_about_listening(leaf):
                     code = exits.UNAVAILABLE
-                log.error("cannot serve", error=str(leaf) or type(leaf).__name__, exit=code)
+                log.error("cannot serve", error=_said(leaf), exit=code)
                 return code
     return exits.SOFTWARE
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror  # without the number before it
+    return str(error) or type(error).__name__
 
 
 def _is_about_listening(error: OSError) -> bool:

@@ -1,10 +1,13 @@
 """Hello, heartbeats, cuts, limits on connections: a connection from its first to its last byte."""
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
 from msg.actors.listener import Connections, open_listeners
+from msg.daemon import exits
+from msg.daemon.serve import exit_code
 from tests.actors.kit import running, settings, settled
 
 
@@ -408,3 +411,19 @@ async def test_a_subscribe_while_draining_is_answered_and_gets_nothing(autojump_
         await client.expect("closing")
         await client.subscribe("jobs", sub="2")
         await client.silence(1)
+
+
+async def test_a_host_that_cannot_be_listened_on_is_named():
+    with pytest.raises(OSError, match=r"cannot listen on no such host: .*known"):
+        await open_listeners("no such host", 0)
+
+
+async def test_a_port_that_is_taken_is_named_without_the_systems_number():
+    [listener] = await open_listeners("127.0.0.1", 0)
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(OSError, match="cannot listen on") as taken:
+            await open_listeners("127.0.0.1", port)
+    with structlog.testing.capture_logs() as logs:
+        assert exit_code(taken.value) == exits.UNAVAILABLE
+    assert logs[0]["error"] == f"cannot listen on 127.0.0.1:{port}: Address already in use"

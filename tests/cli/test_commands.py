@@ -391,6 +391,26 @@ class TestQuestions:
         assert result.code == exits.UNAVAILABLE
         assert "not a broker" in result.err
 
+    def test_an_answer_that_breaks_a_command_is_no_answer(self, cli, broker):
+        broker.answers["limits"] = {"type": "limits"}  # of a broker that is not ours, say
+        result = cli("limits")
+        assert result.code == exits.SOFTWARE  # and not 1, which says that the answer is no
+        assert "KeyError: 'limits'" in result.err
+
+    def test_an_output_that_cannot_say_all_characters(self, cli):
+        cli.env |= {"PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii", "COLUMNS": "40"}
+        result = cli.run("pub", "--help")
+        assert (result.code, result.err) == (0, "")
+        assert "\\u2026" in result.out  # where the table cuts a word
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")
+    def test_help_that_cannot_be_written(self, cli):
+        with open("/dev/full", "w") as full:
+            process = cli.start("--help", stdout=full)
+            _, err = process.communicate(timeout=30)
+        assert process.returncode == exits.IO_ERROR
+        assert err == "trio-msg: the output cannot be written: No space left on device\n"
+
     def test_queues_as_columns_and_json(self, cli, broker):
         broker.answers["stats"] = STATS
         lines = cli("queues").out.splitlines()

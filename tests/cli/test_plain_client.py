@@ -87,7 +87,7 @@ def test_no_answer_is_unavailable(pair):
         client.ask({"action": "ping"})
 
 
-@pytest.mark.parametrize("line", [b"SSH-2.0\n", b"[1]\n", b"\xff\n"])
+@pytest.mark.parametrize("line", [b"SSH-2.0\n", b"[1]\n", b"\xff\n", b"[" * 100_000 + b"\n"])
 def test_another_protocol(pair, line):
     client, theirs = pair
     theirs.sendall(line)

@@ -55,6 +55,17 @@ def test_an_export_comes_back_whole_by_an_import(broker, tmp_path):
     assert bodies == [row["message"] for row in rows]
 
 
+def test_an_import_of_nothing_says_so(broker, tmp_path):
+    missing = run("import", "jobs", str(tmp_path / "none"), url=broker.url)
+    assert missing.returncode == 64
+    assert missing.stderr == f"trio-msg: {tmp_path / 'none'}: No such file or directory\n".encode()
+    shell = 'exec "$0" -m msg import jobs -u "$1" <&-'
+    closed = subprocess.run(["sh", "-c", shell, sys.executable, broker.url], capture_output=True,
+                            timeout=30, check=False)  # fmt: skip
+    assert closed.returncode == 64
+    assert closed.stderr == b"trio-msg: standard input is closed\n"
+
+
 def test_an_import_of_something_else_says_which_line(broker, tmp_path):
     refused = run("import", "jobs", url=broker.url, stdin=b'{"message":1}\nnot JSON\n')
     assert refused.returncode == 65

@@ -309,6 +309,52 @@ async def test_something_else_than_a_broker_is_recognised():
                 raise AssertionError("it is not")
 
 
+@pytest.mark.parametrize("limits", [[1], "many", {"frame_bytes": "1 MiB"}])
+@both
+async def test_a_greeting_that_makes_no_sense_is_no_brokers(limits):
+    stage = Stage(greet=False)
+    async with anyio.create_task_group() as tasks:
+
+        async def answer() -> None:
+            await stage.accepted()
+            await stage.say({"type": "hello", "id": "hello", "limits": limits})
+
+        tasks.start_soon(answer)
+        with pytest.raises(Disconnected, match="this is not a broker"):
+            async with stage.connect():
+                raise AssertionError("it is not")
+
+
+DEEP = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        DEEP,
+        b'{"type":"error","id":5,"code":"internal"}',
+        b'{"type":"error","code":"draining","message_id":["x"]}',
+        b'{"type":"subscribed","sub":{}}',
+        b'{"type":"stats","id":{"a":1}}',
+        b'{"type":["x"]}',
+    ],
+    ids=["deep", "error", "message_id", "sub", "answer", "type"],
+)
+@both
+async def test_nonsense_ends_the_connection_and_not_the_client(line):
+    stage = Stage()
+    async with stage.connect() as client, anyio.create_task_group() as tasks:
+        await stage.accepted()
+        tasks.start_soon(client.ask, "stats")
+        await stage.heard()
+        assert stage.end is not None
+        await stage.end.send(line + b"\n")
+        await stage.accepted()
+        again = await stage.heard()
+        await stage.say({"type": "stats", "id": again["id"]})
+    assert client.counts.connections == 2
+
+
 async def test_a_broker_that_says_nothing_is_none(msg_clock):
     stage = Stage(greet=False)
     with pytest.raises(Disconnected, match="did not answer in time"):

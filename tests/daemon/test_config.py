@@ -92,6 +92,14 @@ class TestErrors:
             f'{path}:5: unknown key queues.ttl; did you mean queues."NAME".ttl?',
         ]
 
+    def test_a_value_where_a_table_should_be(self, config_file):
+        path = config_file("limits = 3\n[[queues]]\nttl = 1\n[topics]\nnews = 1\n")
+        assert problems({"config": path}) == [
+            f"{path}:1: limits: expected a table, [limits]",
+            f"{path}:2: queues: expected a table, [queues.NAME]",
+            f"{path}:5: topics.news: expected a table, [topics.NAME]",
+        ]
+
     def test_values_out_of_range_say_what_is_expected(self, config_file):
         path = config_file(
             'port = 70000\nhost = 1\nlog_level = "loud"\ninsecure = 1\n'
