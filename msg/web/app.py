@@ -47,6 +47,7 @@ REPORTS_MAX = 200
 REPORT_BYTES_MAX = 32 << 20
 BODY_OVERHEAD = 4096  # around a message in a POST
 DISK_LOOK_S = 2.0
+PLOTTED = ("queue", "topic", "broker")
 DIGITS_MAX = 18  # of a whole number
 # these read the state of thousands of actors, a slice in each pass of the loop: of many such
 # requests at a time so many are under way, or each pass would be long, for everybody
@@ -141,6 +142,8 @@ class Web:
 
     async def _history(self, request: Request) -> Response:
         kind, name = (request.query_params.get(key, "") for key in ("kind", "name"))
+        if kind not in PLOTTED:
+            raise ClientError("bad_field", f"kind is {', '.join(PLOTTED)}, not {kind!r}")
         return _json(self.history.plot(kind, name))
 
     async def _may(self, request: Request) -> Response:

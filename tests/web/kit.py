@@ -171,15 +171,15 @@ class WebSocket:
 
 
 @asynccontextmanager
-async def serving(ran: Running, *, reports: str = "") -> AsyncIterator[str]:
-    """The page on a real port. Its address."""
+async def serving(ran: Running, *, reports: str = "", local: bool = True) -> AsyncIterator[str]:
+    """The page on a real port. Its address. Not `local`: reading needs the token, too."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
 
         async def serve(task_status: "trio.TaskStatus[Web]") -> None:
             await serve_web(
-                ran.broker, listeners, host="127.0.0.1", token=TOKEN, local=True,
+                ran.broker, listeners, host="127.0.0.1", token=TOKEN, local=local,
                 reports=reports, task_status=task_status,
             )  # fmt: skip
 

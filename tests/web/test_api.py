@@ -118,6 +118,8 @@ async def test_refusals_are_as_described(autojump_clock):
             ),
             (await site.post("/api/publish", b"x" * 2_000_000), 413),
             (await site.get("/nothing"), 404),
+            (await site.get("/api/history"), 400),
+            (await site.get("/api/history", kind="connection"), 400),
             (await site.get("/ws"), 404),
             (await site.get("/api/publish"), 405),
             (await site.get("/tree", fold="9" * 5000), 400),

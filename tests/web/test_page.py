@@ -179,6 +179,22 @@ async def test_without_the_token_it_reads_and_says_how_to_write(tmp_path):
         await page.until("document.querySelector('.lock.open')")
 
 
+async def test_where_reading_needs_the_token_it_asks_for_it(tmp_path):
+    async with (
+        running() as broker,
+        serving(broker, local=False) as url,
+        chromium(tmp_path) as browser,
+    ):
+        page = await browser.open(url)
+        await page.shows("that needs the token")
+        assert "No answer" not in await page.js("document.body.innerText")  # it has answered
+        await page.click("Enter the token")
+        await page.fill("dialog input", TOKEN)
+        await page.click("Use it", "dialog button")
+        await page.shows("All is well")
+        assert all(["401" in error for error in page.errors])
+
+
 async def test_an_empty_broker_says_what_to_do(tmp_path):
     async with running() as broker, serving(broker) as url, chromium(tmp_path) as browser:
         page = await browser.open(url)

@@ -67,11 +67,12 @@ async function look() {
       view.load ? view.load(context()) : {},
     ]);
     if (turn !== page.turn) return;
-    Object.assign(page, { summary, data, failed: "", gone: false });
+    Object.assign(page, { summary, data, failed: "", gone: false, lost: false });
   } catch (error) {
     if (turn !== page.turn) return;
     if (error.status === 404 && error.code === "not_found") page.gone = true;
-    page.failed = error.status ? error.message : "The broker does not answer.";
+    page.lost = !error.status; // a refusal is an answer
+    page.failed = page.lost ? "The broker does not answer." : error.message;
     page.locked = error.status === 401;
   }
   draw();
@@ -104,7 +105,7 @@ const SAYS = { ok: "All is well", note: "All is well", slow: "Something is slow"
 
 function head() {
   const { summary } = page;
-  const level = page.failed && !page.gone ? "lost" : summary?.level ?? "ok";
+  const level = page.lost ? "lost" : summary?.level ?? "note";
   return [
     h("a", { class: "brand", href: "#/" }, h("img", { src: "static/icon.svg", alt: "", width: "22", height: "22" }), "trio-msg"),
     h("a", { class: `pill ${level}`, href: "#/", title: summary ? `version ${summary.server.version}, up ${span(summary.server.uptime_s)}` : "" },
