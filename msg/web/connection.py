@@ -160,7 +160,13 @@ class Bounded(WebsocketBuffer):
 class Protocol(H11Protocol):
     """Bytes to requests and back."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._decided = trio.Event()  # whether it becomes a WebSocket
+
     async def handle(self, event: Event) -> None:
+        if isinstance(event, Closed):
+            self._decided.set()  # who refuses it is not heard any more
         await super().handle(event)
         stream = self.stream
         if (

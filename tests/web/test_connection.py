@@ -169,6 +169,18 @@ async def test_who_leaves_leaves_nothing_behind(autojump_clock):
         assert await client.frame() == (TEXT, b"hello")
 
 
+async def test_who_asks_for_a_websocket_and_leaves_before_it_is_refused_leaves_nothing_behind(
+    autojump_clock,
+):
+    async def refuses(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await trio.testing.wait_all_tasks_blocked()
+        await send({"type": "websocket.close"})
+
+    async with served(refuses) as client:
+        await client.say(UPGRADE % b"")
+
+
 async def test_who_only_half_leaves_is_answered(autojump_clock):
     async with served(deaf) as client:
         await client.say(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
