@@ -152,7 +152,7 @@ disk_floor_percent = "2%"
 backoff = ["0s", "20ms"]
 overflow = "block"
 dead_letter_expired = true
-[broker.topics."a b"]
+[broker.topics."a.é"]
 history_messages = 7
 """
     from msg.config import load
