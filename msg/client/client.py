@@ -632,6 +632,10 @@ class Client:
 
         return await publish_many(self._publisher, publishing, bodies, self._encode, on_progress)
 
+    def _slice_of(self, most: int, parts: int) -> int:
+        """How many messages are one of so many parts of the window, going by the last ones."""
+        return self._publisher.of_bytes(self.options.window_bytes // parts, most)
+
     # -- subscribing ------------------------------------------------------------------------
 
     @overload

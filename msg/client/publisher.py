@@ -39,6 +39,8 @@ WINDOW_MESSAGES = 10_000
 WINDOW_BYTES = 8 << 20
 RESEND_S = 100.0  # less than the broker's default window of seen ids, 120 s
 SLICE = 256  # messages encoded between two checkpoints
+FIRST_SLICE = 16  # while nothing is known of their size
+GRAINS = 32  # a window that is almost full takes this part of its bytes, not one by one
 
 
 @attrs.frozen
@@ -101,6 +103,7 @@ class Publisher:
         self.error: Exception | None = None
         self._unconfirmed: dict[str, Entry] = {}
         self._bytes = 0
+        self._typical = 0  # bytes of a frame, of those that were sent together the last time
         self._since = 0.0  # when this connection began
         self._count = 0
         self._room: anyio.Event | None = None
@@ -132,14 +135,18 @@ class Publisher:
                     self._room = anyio.Event()
                 await self._room.wait()
 
-    @property
-    def room(self) -> int:
-        """How many messages the window still takes."""
-        if self.error is not None or self._bytes > self.size:
-            return 0
-        if self.link is not None and self.link.full:
-            return 0
-        return self.messages - len(self._unconfirmed)
+    def fitting(self, most: int) -> int:
+        """How many messages to take of an input, after `wait_for_room`: at least one, at most
+        `most`, and what the window has room for if they are as long as the last ones.
+        """
+        room = max(self.size - self._bytes, self.size // GRAINS)
+        return max(1, min(self.of_bytes(room, most), self.messages - len(self._unconfirmed)))
+
+    def of_bytes(self, size: int, most: int) -> int:
+        """How many messages have so many bytes, at least one, if they are as long as the last."""
+        if not self._typical:
+            return min(most, FIRST_SLICE)
+        return max(1, min(most, size // self._typical))
 
     def send(self, entries: list[tuple[str, bytes, Waiter]]) -> None:
         """Keep these until they are answered, and write them if there is a connection."""
@@ -157,6 +164,8 @@ class Publisher:
             size += len(frame)
             frames.append(frame)
         self._bytes += size
+        if frames:
+            self._typical = size // len(frames)
         if link is not None:
             link.write(b"".join(frames))
 
@@ -454,7 +463,7 @@ async def _send_each(
                 await publisher.wait_for_room()
                 if many.stopped:
                     return
-                fit = min(SLICE, max(1, publisher.room))
+                fit = publisher.fitting(SLICE)
                 await send(some[:fit])
                 some = some[fit:]
 
@@ -467,7 +476,7 @@ async def _next_slice(iterator: Iterator[Any], publisher: Publisher) -> list[Any
     """As much of the input as the window has room for; nothing at its end."""
     await anyio.lowlevel.checkpoint()
     await publisher.wait_for_room()
-    return list(islice(iterator, min(SLICE, publisher.room)))
+    return list(islice(iterator, publisher.fitting(SLICE)))
 
 
 _BINARY = (bytes, bytearray, memoryview)

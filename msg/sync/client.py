@@ -25,7 +25,7 @@ from msg.sync.subscription import Inner, Subscription
 from msg.sync.thread import LoopThread
 
 T = TypeVar("T")
-SLICE = 1000  # messages of a publish_many for each visit to the loop's thread
+SLICE = 1000  # at most so many messages of a publish_many for each visit to the loop's thread
 SLICES = 2  # so many wait there while the program makes the next one
 
 
@@ -157,7 +157,7 @@ class Client:
         try:
             self._loop.call(lambda: many.start(publish))
             begun = True
-            while some := Batch(islice(iterator, SLICE)):
+            while some := Batch(islice(iterator, self._client._slice_of(SLICE, SLICES + 1))):
                 going = self._loop.call(partial(many.put, some), sends=True)
                 many.tell()
                 if not going:

@@ -16,7 +16,7 @@ from msg.client import (
     connect,
 )
 from msg.client.client import ConnectOptions, Options
-from tests.client.kit import Stage, both
+from tests.client.kit import Stage, both, until
 
 
 @both
@@ -84,6 +84,27 @@ async def test_publish_many_keeps_the_order_and_counts(msg_broker):
         assert msg_broker.queue("jobs").bodies == list(range(1000))
         assert (await client.publish_many("jobs", [], mode="queue")).count == 0
         assert (await client.publish_many("news", [1, 2])).unheard == 2
+
+
+@both
+async def test_publish_many_takes_no_more_of_its_input_than_the_window_has_bytes_for():
+    stage, taken = Stage(), 0
+
+    def bodies():
+        nonlocal taken
+        for _ in range(200):
+            taken += 1
+            yield "x" * 10_000
+
+    async with stage.connect(window_bytes=100_000) as client, anyio.create_task_group() as tasks:
+        await stage.accepted()
+        tasks.start_soon(client.publish_many, "jobs", bodies())
+        for many, total in ((16, 16), (10, 26)):  # of the first ones nothing is known
+            heard = [await stage.heard() for _ in range(many)]
+            await until(lambda: client._publisher._room is not None)  # it waits for answers
+            assert taken == total
+            await stage.say(*({"type": "ack", "message_id": f["message_id"]} for f in heard))
+        tasks.cancel_scope.cancel()
 
 
 @both

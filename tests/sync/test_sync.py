@@ -14,6 +14,8 @@ import pytest
 import trio
 
 import msg
+from msg.client.publisher import Batch
+from msg.sync.client import _Many
 from msg.sync.thread import LoopThread
 
 
@@ -501,3 +503,17 @@ def test_why_a_client_has_failed_is_told_to_its_next_caller(client, caplog, monk
     with pytest.raises(msg.Closed, match="a bug"):
         client.ask("stats")
     assert "the client's thread has failed" in caplog.text
+
+
+def test_publish_many_takes_large_bodies_a_few_at_a_time(msg_broker, monkeypatch):
+    sizes, put = [], _Many.put
+
+    async def spy(many: _Many, some: Batch) -> bool:
+        sizes.append(len(some))
+        return await put(many, some)
+
+    monkeypatch.setattr(_Many, "put", spy)
+    with msg_broker.connect_sync(window_bytes=100_000) as client:
+        bodies = ("x" * 10_000 for _ in range(200))
+        assert client.publish_many("jobs", bodies, mode="queue").count == 200
+    assert max(sizes) <= 16  # and 3, as soon as it is known how long they are
