@@ -5,6 +5,7 @@ python examples/chat.py bob kitchen             # in another terminal
 python examples/chat.py eve '*'                 # hears every room, says nothing
 """
 
+import signal
 import sys
 
 import anyio
@@ -41,4 +42,5 @@ if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
     _, me, room = sys.argv
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C need not wait for a line's end
     anyio.run(chat, me, room)

@@ -6,6 +6,7 @@ python examples/sensors.py watch cellar 5      # five readings of one
 """
 
 import random
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -48,6 +49,7 @@ if __name__ == "__main__":
         case ["feed", sensor, count]:
             anyio.run(feed, sensor, int(count))
         case ["watch", *options]:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once
             sensor, count = options if len(options) == 2 else ("*", "0")
             anyio.run(watch, sensor, int(count))
         case _:

@@ -82,9 +82,11 @@ def test_a_chat_over_topics(example):
     say(bob, "always")
     assert lines(ada, 1) == ["[kitchen] bob: always"]
     assert lines(eve, 2) == ["[kitchen] ada: is there coffee?", "[kitchen] bob: always"]
-    for program in (ada, bob, eve):
+    for program in (ada, bob):
         say(program, "")
         assert output(program) == ""
+    eve.send_signal(signal.SIGINT)
+    assert output(eve, -signal.SIGINT) == ""
 
 
 def test_a_request_reply_service(example):
@@ -107,6 +109,10 @@ def test_a_sensor_feed_with_history(example):
     late = output(watch).splitlines()
     assert len(late) == 2
     assert all("sensors.attic" in line and line.endswith("(new)") for line in late)
+    watch = example("sensors", "watch")
+    lines(watch, 5)
+    watch.send_signal(signal.SIGINT)
+    assert output(watch, -signal.SIGINT) == ""
 
 
 def test_an_import_with_a_progress_bar(example, msg_server, tmp_path):
