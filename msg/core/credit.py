@@ -47,7 +47,8 @@ class Consumer:
     """A subscription as its queue sees it: its credit and what it holds."""
 
     __slots__ = ("ack_timeout", "auto", "dry", "leases", "name", "port", "prefetch",
-                 "pull_left", "pull_until", "shuffled", "solo", "suspended", "turn")  # fmt: skip
+                 "pull_behind", "pull_left", "pull_until", "shuffled", "solo", "suspended",
+                 "turn")  # fmt: skip
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Consumer:
         # of a `get`: what it still wants, and until when; 0 also when it takes nothing more
         self.pull_left = -1 if pull is None else pull[0]
         self.pull_until = 0.0 if pull is None else pull[1]
+        self.pull_behind = 0  # publishes of lower seqs came before it
 
     def anew(self) -> "Consumer":
         """The same subscription for a new incarnation of its queue, holding nothing yet."""
@@ -86,6 +88,7 @@ class Consumer:
         )
         again.suspended = self.suspended
         again.pull_left, again.pull_until = self.pull_left, self.pull_until
+        again.pull_behind = self.pull_behind
         return again
 
     @property

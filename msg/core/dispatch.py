@@ -124,15 +124,18 @@ class Dispatch:
 
     # -- `get` --------------------------------------------------------------------------
 
-    def end_pulls(self, stamp: Stamp, *, stopped: bool, draining: bool) -> None:
-        """End the `get`s that have waited long enough, unless more is on its way from disk; all
-        of them where nothing more is handed out."""
+    def end_pulls(
+        self, stamp: Stamp, *, stopped: bool, draining: bool, committing_from: float
+    ) -> None:
+        """End the `get`s that have waited long enough, unless more is on its way from disk, or
+        what was published before them to it; all of them where nothing more is handed out."""
         waiting, consumers = self.waiting, self.consumers
-        nothing_comes = stopped or not len(waiting.cold) or waiting.deliverable > 0
+        enough = stopped or waiting.deliverable > 0
+        read = not len(waiting.cold)
         for consumer in list(consumers.pulling):
             if consumer.pull_until > stamp.now and not draining:
                 self.books.wake(consumer.pull_until)
-            elif nothing_comes:
+            elif enough or (read and consumer.pull_behind <= committing_from):
                 self.end_pull(consumer)
 
     def end_pull(self, consumer: Consumer) -> None:

@@ -25,6 +25,7 @@ The rules are in parts, each with one idea; here they are put together:
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import inf
 
 import attrs
 
@@ -129,6 +130,7 @@ class QueueLedger:
         known = self.customers.attach(consumer)
         if known.pull_left > 0:
             self.books.wake(known.pull_until)
+            known.pull_behind = known.pull_behind or self.intake.next_seq
 
     def detach(self, port: Port, handed: Sequence[int], stamp: Stamp) -> None:
         """The consumer is gone. `handed` are the seqs whose frames reached the kernel."""
@@ -175,7 +177,7 @@ class QueueLedger:
         `stalled` seconds during which the broker itself stood still are granted to leases.
         """
         books, now = self.books, stamp.now
-        self.wake_at = float("inf")
+        self.wake_at = inf
         if stalled:
             self.leases.extend(stalled)
         self.leases.expire(stamp)
@@ -194,7 +196,12 @@ class QueueLedger:
         if not stopped:
             self._dispatch.run(stamp)
         if self.customers.pulling:
-            self._dispatch.end_pulls(stamp, stopped=stopped, draining=self.draining)
+            self._dispatch.end_pulls(
+                stamp,
+                stopped=stopped,
+                draining=self.draining,
+                committing_from=next(iter(self.intake.committing), inf),
+            )
 
     def take_turn(self) -> Turn:
         """What the turn that ends now wants done. From here on it cannot fail."""

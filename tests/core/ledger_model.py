@@ -535,7 +535,7 @@ class Model:
             self._freed(port)
         for client in self.clients.values():
             if client.pull_left > 0 and client.pull_until <= self.now:
-                assert len(ledger.waiting.cold)
+                assert len(ledger.waiting.cold) or ledger.committing
                 assert not stopped
 
     def _check_nobody_is_kept_waiting(self, turn: Turn) -> None:

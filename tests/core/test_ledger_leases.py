@@ -2,7 +2,10 @@
 
 import pytest
 
+from msg.errors import ClientError
 from tests.core.ledger_kit import Desk, Worker, body_of
+
+FULL = ClientError("disk_full", "no room")
 
 
 def reasons(worker: Worker) -> list[tuple[int, int, str]]:
@@ -629,6 +632,32 @@ def test_get_ends_as_soon_as_it_has_all():
     worker = q.get(2, wait=1000.0)
     q.publish(1, 2, 3)
     assert (worker.took(), worker.gots) == ([1, 2], [2])
+
+
+def test_get_waits_for_what_was_published_before_it():
+    """The two may have come in one read; a commit takes a millisecond."""
+    q = Desk()
+    q.hold_commits = True
+    q.publish(1)
+    worker = q.get(5)
+    assert worker.gots == []
+    q.commit()
+    assert (worker.took(), worker.gots) == ([1], [1])
+    q.publish(2)
+    failing = q.get(5)
+    q.commit(FULL)
+    assert (failing.took(), failing.gots) == ([], [0])
+
+
+def test_get_does_not_wait_for_what_is_published_after_it():
+    q = Desk()
+    q.hold_commits = True
+    q.publish(1)
+    worker = q.get(5)
+    q.begin_commit()
+    q.publish(2)
+    q.commit()
+    assert (worker.took(), worker.gots) == ([1], [1])
 
 
 def test_get_waits_for_the_disk_even_without_wait():
