@@ -80,8 +80,9 @@ class History:
             if ledger is None:
                 continue
             states, counts = ledger.states(), ledger.counts
+            came = counts.accepted - ledger.books.recalled
             seen["queue", name] = Sample(
-                now, counts.accepted, counts.delivered, counts.settled, states["ready"]
+                now, came, counts.delivered, counts.settled, states["ready"]
             )
             if name.endswith(".dead"):
                 dead += queue.gauge.messages
@@ -101,6 +102,9 @@ class History:
 
     def _take(self, now: float, seen: dict[Key, Sample]) -> None:
         before, self._last = self._last, seen
+        if ALL in self._samples:  # what was not there at the last look has begun since
+            nothing = Sample(self._sum.at, 0, 0, 0, 0)
+            before = before | dict.fromkeys(seen.keys() - before.keys(), nothing)
         rates: dict[Key, Rates] = {}
         for key, sample in seen.items():
             old = before.get(key)

@@ -19,16 +19,28 @@ async def test_rates_and_depth_over_time(autojump_clock):
         autojump_clock.jump(2)
         await history.sample(broker.broker)
         plot = history.plot("queue", "jobs")
-        assert plot["in"] == [2.0]
-        assert plot["waits"] == [14]
+        assert plot["in"] == [5.0, 2.0]  # the first ones made it
+        assert plot["waits"] == [10, 14]
         assert history.rates("queue", "jobs") == {"in": 2.0, "out": 0.0, "acks": 0.0}
         everything = history.plot("broker", "")
         assert everything["waits"] == [10, 14]
+        assert everything["in"] == [5.5, 2.0]
         assert everything["age_s"] == [2.0, 0.0]
         assert history.totals.ready == 14
         assert history.plot("queue", "none") == {
             "age_s": [], "in": [], "out": [], "acks": [], "waits": [],
         }  # fmt: skip
+
+
+async def test_what_is_there_at_the_first_look_has_not_come_since(autojump_clock):
+    async with running() as broker:
+        history = History()
+        await broker.client().publish("jobs", 1)
+        for _ in range(2):
+            autojump_clock.jump(2)
+            await history.sample(broker.broker)
+        assert history.plot("queue", "jobs")["in"] == [0.0]
+        assert history.plot("broker", "")["in"] == [0.0]
 
 
 async def test_one_that_begins_to_move_takes_the_place_of_one_that_does_not(
