@@ -213,7 +213,9 @@ class Metrics:
             return  # it is only starting
         if is_dead(name):
             return  # its queue tells of it
-        reading.queue_counts[name] = ledger.totals()
+        counts = reading.queue_counts[name] = ledger.totals()
+        # a backlog that was found at the start has not come since
+        counts["accepted"] -= ledger.books.recalled
         states = ledger.states()
         dead = self._broker.directory.queues.get(dead_name(name))
         reading.queue_gauges[name] = {

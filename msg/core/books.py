@@ -94,8 +94,8 @@ class Books:
     that was made since the last tick. `overflow`: what happens to publishes at a limit."""
 
     __slots__ = ("_away", "_away_bytes", "_known", "counts", "dead_gauge", "dead_name",
-                 "memory_bytes", "move_keys", "name", "overflow", "settings", "turn",
-                 "wake_at")  # fmt: skip
+                 "memory_bytes", "move_keys", "name", "overflow", "recalled", "settings",
+                 "turn", "wake_at")  # fmt: skip
 
     def __init__(self, name: str, settings: QueueSettings, dead_name: str) -> None:
         self.name = name
@@ -103,6 +103,7 @@ class Books:
         self.dead_name = dead_name  # "" for a dead queue itself
         self.turn = Turn()
         self.counts = Counts()
+        self.recalled = 0  # of those accepted: they were here when this ledger began
         self.dead_gauge = Gauge()
         self.move_keys: dict[str, int] = {}  # moved in and still here: key -> seq
         self.memory_bytes = 0  # of live messages with durability "memory"
@@ -150,7 +151,7 @@ class Books:
         self, logged: int, size: int, kept: Collection[Message], packed: Collection[Packed]
     ) -> None:
         """Begin with these: so many in the log, of so many bytes, and some in memory only."""
-        self.counts.accepted = logged + len(kept) + sum(map(len, packed))
+        self.recalled = self.counts.accepted = logged + len(kept) + sum(map(len, packed))
         self._away, self._away_bytes = logged, size
         self.memory_bytes = sum([len(m.wire) for m in kept]) + sum([r.bytes for r in packed])
         self._known = self.memory_bytes

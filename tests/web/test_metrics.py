@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 import msg.metrics as module
-from tests.actors.kit import running, settled
+from tests.actors.kit import SimWorld, running, settled
 from tests.web.kit import Site
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "howto" / "deploy.md"
@@ -79,6 +79,20 @@ async def test_totals_never_fall_not_even_when_a_queue_is_deleted(autojump_clock
         await client.publish("gone", 1)
         again = await scraped(site)
         assert (again["msg_accepted_total", "gone"], again["msg_accepted_total", "other"]) == (1, 5)
+
+
+async def test_a_backlog_that_is_found_at_the_start_is_not_accepted_anew(autojump_clock):
+    world = SimWorld()
+    async with running(world=world) as broker:
+        for n in range(5):
+            await broker.client().publish("jobs", n)
+        assert (await scraped(Site(broker)))["msg_accepted_total", "jobs"] == 5
+    async with running(world=world) as broker:
+        site = Site(broker)
+        found = await scraped(site)
+        assert (found["msg_accepted_total", "jobs"], found["msg_queue_ready", "jobs"]) == (0, 5)
+        await broker.client().publish("jobs", 5)
+        assert (await scraped(site))["msg_accepted_total", "jobs"] == 1
 
 
 async def test_labels_are_bounded(autojump_clock, monkeypatch):
