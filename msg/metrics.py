@@ -158,6 +158,8 @@ class Metrics:
         yield _counter("msg_connections_refused_total", "Turned away", counters.refused)
         yield _counter("msg_connections_crashed_total", "Ended by a bug", counters.crashed)
         yield _counter("msg_frame_errors_total", "Frames answered with an error", counters.errors)
+        dropped = context.outbound.dropped
+        yield _counter("msg_slow_dropped_total", "Lost by slow subscribers of topics", dropped)
         subscriptions = sum([len(c.session.subs) for c in broker.connections.open.values()])
         yield _gauge("msg_subscriptions", "Of all connections", subscriptions)
         yield _gauge("msg_outbound_bytes", "Waiting for clients", context.outbound.used)

@@ -73,10 +73,11 @@ class Outbound(Budget):
     to one connection in one pass of the loop, its writer gathers all but the first.
     """
 
-    __slots__ = ("fresh", "reads")
+    __slots__ = ("dropped", "fresh", "reads")
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
+        self.dropped = 0  # messages that slow subscribers of topics have lost, ever
         self.reads = 0  # of all connections, ever
         # idle outboxes that the turn has given something; None: their writers are woken at once
         self.fresh: list[Outbox] | None = None

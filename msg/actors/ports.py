@@ -437,6 +437,7 @@ class TopicPort(Port):
         """So many were dropped before they came here."""
         self._missed += count
         self.dropped += count
+        self.outbox.budget.dropped += count
 
     def claim(self, size: int, granted: Callable[[], None]) -> bool:
         """Reserve room for a page of a replay. False: `granted` is called when there is some
@@ -502,6 +503,7 @@ class TopicPort(Port):
             self.outbox.shrink(len(frames))
             self._missed += count
             self.dropped += count
+            self.outbox.budget.dropped += count
             if gone is not None:
                 gone(False)
         if self.dropped >= self._told_at:

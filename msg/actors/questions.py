@@ -109,6 +109,7 @@ class Questions:
                 "connections_refused": context.counters.refused,
                 "connections_crashed": context.counters.crashed,
                 "errors": context.counters.errors,
+                "dropped": context.outbound.dropped,  # that slow subscribers have lost
             },
         }
 

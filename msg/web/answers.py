@@ -39,7 +39,7 @@ STORE = thing(rounds=WHOLE, last_round_s=NUMBER, busy_s=NUMBER, disk_full=FLAG)
 SERVER = thing(
     version=TEXT, draining=FLAG, uptime_s=NUMBER, outbound_bytes=WHOLE, backlog_bytes=WHOLE,
     loop_lag_s=NUMBER, store=STORE, connections_ever=WHOLE, connections_refused=WHOLE,
-    connections_crashed=WHOLE, errors=WHOLE,
+    connections_crashed=WHOLE, errors=WHOLE, dropped=WHOLE,
 )  # fmt: skip
 BROKER: dict[str, Schema] = {"connections": WHOLE, "server": SERVER}
 RATES = thing(in_=NUMBER, out=NUMBER, acks=NUMBER)

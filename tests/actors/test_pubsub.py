@@ -411,6 +411,7 @@ async def test_a_slow_subscriber_loses_its_oldest_and_is_told_how_many(autojump_
                 dropped += frame.get("dropped", 0)
                 got.append(frame["message"][0])
         assert dropped == 100 - len(got) > 50
+        assert (await publisher.ask("stats"))["server"]["dropped"] == dropped
         assert got == sorted(got)
         assert got[-1] == 99
 
@@ -696,3 +697,4 @@ async def test_what_a_shorter_history_takes_from_a_replay_is_counted(autojump_cl
         heard, dropped = await heard_and_dropped(reader)
         assert heard + dropped == 100
         assert dropped > 0
+        assert (await operator.ask("stats"))["server"]["dropped"] == dropped
