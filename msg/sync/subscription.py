@@ -55,7 +55,7 @@ class Subscription(Generic[T]):
         """No more messages; what waits here goes back."""
         if not self._closed:
             self._closed = True
-            here, self._here, inner = list(self._here), deque(), self._inner
+            here, self._here, inner = self._here, deque(), self._inner
             if not self._loop.ended:
                 self._loop.post(lambda: _close(inner, here))
 
@@ -63,25 +63,32 @@ class Subscription(Generic[T]):
         """The next message. Raises TimeoutError when none comes within `timeout` seconds."""
         while True:
             if not self._here:
-                self._here += self._fetched(timeout)
-            message = self._here.popleft()
-            if not message.leased:
-                return Message(self._client, message)
-            # from now on its deadline is the program's affair, or its `with`'s
-            self._loop.post(partial(_let_go, message))
-            if message.held:  # else its connection has ended meanwhile, and it comes again
+                self._fetch(timeout)
+            try:
+                message = self._here[0]
+                if message.leased:
+                    # From now on its deadline is the program's affair, or its `with`'s. Said
+                    # before it is taken: Ctrl-C between the two must not keep a lease for ever.
+                    self._loop.post(partial(_let_go, message))
+                taken = self._here.popleft()
+            except IndexError:  # another thread was faster, or has closed it
+                continue
+            if taken is not message:
+                self._here.appendleft(taken)
+                continue
+            # (else its connection has ended meanwhile, and it comes again)
+            if not message.leased or message.held:
                 return Message(self._client, message)
 
-    def _fetched(self, timeout: float | None) -> list[Inner]:
+    def _fetch(self, timeout: float | None) -> None:
         if self._closed:
             raise Closed("this subscription was closed")
+        here = self._here
         try:
-            return self._loop.call(lambda: _fetch(self._inner, timeout), undo=self._undo)
+            # they come here in the loop's thread: on the way back Ctrl-C could lose them
+            self._loop.call(lambda: _fetch(self._inner, timeout, here))
         except StopAsyncIteration:
             raise Closed("this subscription was closed") from None
-
-    def _undo(self, messages: list[Inner]) -> None:
-        self._loop.post(lambda: _give_back(messages))
 
     def __iter__(self) -> Self:
         return self
@@ -114,13 +121,15 @@ class Subscription(Generic[T]):
 # -- in the loop's thread ---------------------------------------------------------------------
 
 
-async def _fetch(inner: "msg.client.Subscription[Any]", timeout: float | None) -> list[Inner]:
+async def _fetch(
+    inner: "msg.client.Subscription[Any]", timeout: float | None, here: deque[Inner]
+) -> None:
     with anyio.fail_after(timeout):
         messages = await inner.take(BATCH)
     for message in messages:
         if message.tag is not None and message._origin is not None:
             message._origin.link.handling[message.tag] = message
-    return messages
+    here.extend(messages)
 
 
 def _let_go(message: Inner) -> None:
@@ -134,6 +143,8 @@ def _give_back(messages: list[Inner]) -> None:
     give_back_held(messages)
 
 
-def _close(inner: "msg.client.Subscription[Any]", here: list[Inner]) -> None:
+def _close(inner: "msg.client.Subscription[Any]", here: deque[Inner]) -> None:
     inner.close()
-    _give_back(here)
+    messages = list(here)
+    here.clear()
+    _give_back(messages)

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import anyio
 import attrs
@@ -481,7 +482,7 @@ def test_a_publish_that_a_close_cuts_off_is_not_known_to_be_kept(msg_broker):
         one = threads.submit(client.send, "full", 2)
         many = threads.submit(client.publish_many, "full", [3], mode="queue")
         waits = threads.submit(client.get, "none", wait=60)
-        wait_until(lambda: len(client._loop._calls) == 3)
+        wait_until(lambda: len(client._client._publisher) == 2 and client._client._requests.gets)
         client.close()
         for publish in (one, many):
             with pytest.raises(msg.Disconnected, match="not known"):
@@ -517,3 +518,27 @@ def test_publish_many_takes_large_bodies_a_few_at_a_time(msg_broker, monkeypatch
         bodies = ("x" * 10_000 for _ in range(200))
         assert client.publish_many("jobs", bodies, mode="queue").count == 200
     assert max(sizes) <= 16  # and 3, as soon as it is known how long they are
+
+
+@pytest.mark.parametrize("step", ["call", "post"])
+def test_ctrl_c_on_the_way_back_from_the_loop_loses_no_message(msg_broker, monkeypatch, step):
+    with msg_broker.connect_sync() as client:
+        client.publish_many("jobs", range(2), mode="queue")
+        messages = client.consume("jobs").open()
+        do = getattr(client._loop, step)
+
+        def interrupted(work, **kwargs) -> None:
+            do(work, **kwargs)
+            if step == "post" and not isinstance(work, partial):
+                return  # of the call; the message is taken after the next one
+            monkeypatch.setattr(client._loop, step, do)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(client._loop, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            messages.next()
+        for n in range(2):
+            with messages.next(timeout=20) as message:
+                assert (message.body, message.attempt) == (n, 1)
+        client.ask("ping")  # behind all that was posted
+        assert not client._client.link.handling
