@@ -26,14 +26,20 @@ class LocalBroker:
              "--data-dir", str(self.folder / "data"), *self.options],
             env=env, stdout=subprocess.PIPE, stderr=self._log,
         )  # fmt: skip
+        try:
+            self.port = self._port_when_ready()
+        except BaseException:  # also Ctrl-C: the broker would run on, and its folder stay
+            self.__exit__()
+            raise
+        return self
+
+    def _port_when_ready(self) -> int:
         assert self.process.stdout is not None
         ready = self.process.stdout.readline().decode()
         if "listening on" not in ready:
             said = (self.folder / "log").read_text()
-            self.__exit__()
             raise OSError(f"the broker did not start: {said.strip()}")
-        self.port = int(ready.partition(",")[0].rpartition(":")[2])
-        return self
+        return int(ready.partition(",")[0].rpartition(":")[2])
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
