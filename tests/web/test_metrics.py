@@ -52,6 +52,7 @@ async def test_figures_of_queues_topics_and_the_broker(autojump_clock):
         assert found["msg_published_total", "news"] == 1
         assert found["msg_topic_kept", "news"] == 1
         assert found["msg_connections", ""] == 2
+        assert found["msg_slow_dropped_total", ""] == 0
         assert found["msg_store_commit_seconds_count", ""] > 0
         assert ("msg_accepted_total", "jobs.dead") not in found
 
