@@ -34,18 +34,23 @@ def bench(broker):
     return run
 
 
+SAMPLE = ("pub", "latency")  # of the kinds, by default
+
+
 @pytest.mark.parametrize(
     "args",
     [
-        ("pub", "--topics", "3", "--producers", "2"),
-        ("queue", "--queues", "2", "-p", "2", "-c", "2", "--durability", "memory"),
-        ("queue", "--queues", "5", "-c", "2", "--rate", "2000"),
-        ("fanout", "-n", "3"),
-        ("latency",),
-        ("latency", "--topic"),
-        ("connections", "-n", "30"),
+        pytest.param(args, id=" ".join(args), marks=() if args[0] in SAMPLE else pytest.mark.full)
+        for args in (
+            ("pub", "--topics", "3", "--producers", "2"),
+            ("queue", "--queues", "2", "-p", "2", "-c", "2", "--durability", "memory"),
+            ("queue", "--queues", "5", "-c", "2", "--rate", "2000"),
+            ("fanout", "-n", "3"),
+            ("latency",),
+            ("latency", "--topic"),
+            ("connections", "-n", "30"),
+        )
     ],
-    ids=" ".join,
 )
 def test_each_kind_against_a_running_broker(bench, broker, args):
     found = json.loads(bench(*args, "--url", broker.url, *SHORT).out)

@@ -62,6 +62,7 @@ def test_seeds_stop_at_the_first_failure(cli, monkeypatch):
     assert told["holds"] is False
 
 
+@pytest.mark.full
 def test_seeds_in_two_processes_are_the_runs_that_they_are_in_one(cli):
     one, two = (
         json.loads(cli("chaos", QUICK, "--seeds", "4", "-j", jobs, "--json").out)

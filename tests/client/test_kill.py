@@ -60,6 +60,7 @@ def test_what_is_published_is_kept_exactly_once_through_kills(tmp_path, loop):
         run(loop, main)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("loop", ASYNCIO_FIRST)
 def test_workers_go_on_through_kills_and_miss_nothing(tmp_path, loop):
     """At least once: an ack may be lost with the broker, but each result is there just once,

@@ -209,6 +209,7 @@ def test_two_brokers_on_one_directory(broker):
     assert str(broker.process.pid) in done.stderr
 
 
+@pytest.mark.full
 def test_sigusr1_and_sighup_of_the_real_tree(broker):
     broker.cli("send", "jobs", "x")
     broker.process.send_signal(signal.SIGUSR1)

@@ -42,8 +42,11 @@ def documents_with(language):
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in documents_with("console") if path != RUN_ELSEWHERE],
-    ids=lambda path: path.name,
+    [
+        pytest.param(path, id=path.name, marks=() if path.name == "README.md" else pytest.mark.full)
+        for path in documents_with("console")
+        if path != RUN_ELSEWHERE
+    ],
 )
 def test_commands_print_what_stands_below_them(path, tmp_path):
     if "jq" in path.read_text(encoding="utf-8"):
@@ -59,6 +62,7 @@ def test_commands_print_what_stands_below_them(path, tmp_path):
             assert not told_wrong(snippet.text, came), f"{snippet}\n{came}"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("snippet", of("python"), ids=str)
 def test_programs_run_and_print_what_is_told(snippet, broker, tmp_path):
     is_test = "def test_" in snippet.text

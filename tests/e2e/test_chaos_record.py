@@ -12,6 +12,7 @@ from tests.e2e.process import ENV, ROOT, SECONDS, Broker
 pytestmark = pytest.mark.process
 
 
+@pytest.mark.full
 def test_a_recording_of_real_connections_replays(tmp_path):
     file = tmp_path / "recorded.toml"
     with Broker(tmp_path) as broker:

@@ -13,6 +13,7 @@ def judge(folder, kills):
     assert verdict["settled_twice"] == 0, verdict
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_three_kills(tmp_path):
     judge(tmp_path, 3)

@@ -175,6 +175,7 @@ def test_beside_pytest_asyncio_in_its_auto_mode_and_with_a_loop_for_all_tests(pr
     run(project, asyncio_plugin()).assert_outcomes(passed=4)
 
 
+@pytest.mark.full
 def test_beside_anyios_plugin_in_both_loops(project):
     project.makepyfile("""
         import pytest
@@ -215,6 +216,7 @@ def test_the_virtual_clock_beside_anyios_plugin(project):
     run(project, "anyio.pytest_plugin").assert_outcomes(passed=1)
 
 
+@pytest.mark.full
 def test_nothing_is_left_for_the_next_test(project):
     """No message, no thread, no task, no file; also after a test that fails in the middle."""
     project.makepyfile("""
@@ -279,6 +281,7 @@ def test_assertions_show_what_is_there(project):
     result.stdout.fnmatch_lines(["*QueueView(name='jobs'*body={'n': 1}*"])
 
 
+@pytest.mark.full
 def test_the_settings_are_those_of_the_configuration_file(project):
     project.makepyfile("""
         import pytest

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.scenario.hashes import SCENARIOS
 
 
@@ -34,6 +36,7 @@ def test_each_file_is_a_test_that_says_what_did_not_hold(tmp_path):
     assert "Traceback" not in done.stdout
 
 
+@pytest.mark.full
 def test_without_the_setting_nothing_is_collected(tmp_path):
     (tmp_path / "one.toml").write_text((SCENARIOS / "consumer-crash.toml").read_text())
     assert run(tmp_path).returncode == 5

@@ -48,6 +48,7 @@ def test_hard_texts_are_written_so_that_they_read_the_same():
     assert tomllib.loads(to_toml(tables)) == tables
 
 
+@pytest.mark.full
 def test_a_failure_shrinks_to_little_and_replays_from_its_file(monkeypatch):
     outcome, tables = broken_run("loses_on_disconnect", monkeypatch)
     small = shrink(tables, outcome)

@@ -82,7 +82,7 @@ def run(
     return crashes
 
 
-@pytest.mark.parametrize("seed", [0, 4, 5])
+@pytest.mark.parametrize("seed", [0, *[pytest.param(n, marks=pytest.mark.full) for n in (4, 5)]])
 def test_a_power_cut_at_any_operation_loses_and_invents_nothing(seed):
     assert run(seed, steps=60, variants=3) > 500
 

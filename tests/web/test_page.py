@@ -105,6 +105,7 @@ async def test_any_name_and_any_address_that_was_typed_shows_a_page(tmp_path):
         page.errors.clear()
 
 
+@pytest.mark.full
 async def test_dead_letters_are_retried_edited_and_dropped(tmp_path):
     async with opened(tmp_path, "queue/jobs?tab=dead") as (broker, _, page):
         await page.shows("no such order")
@@ -120,6 +121,7 @@ async def test_dead_letters_are_retried_edited_and_dropped(tmp_path):
         assert {"n": 99} in [message["message"] for message in ready]
 
 
+@pytest.mark.full
 async def test_a_queue_is_paused_resumed_and_purged(tmp_path):
     async with opened(tmp_path, "queue/jobs") as (broker, _, page):
         await page.click("Pause")
@@ -179,6 +181,7 @@ async def test_without_the_token_it_reads_and_says_how_to_write(tmp_path):
         await page.until("document.querySelector('.lock.open')")
 
 
+@pytest.mark.full
 async def test_where_reading_needs_the_token_it_asks_for_it(tmp_path):
     async with (
         running() as broker,
@@ -195,6 +198,7 @@ async def test_where_reading_needs_the_token_it_asks_for_it(tmp_path):
         assert all(["401" in error for error in page.errors])
 
 
+@pytest.mark.full
 async def test_an_empty_broker_says_what_to_do(tmp_path):
     async with running() as broker, serving(broker) as url, chromium(tmp_path) as browser:
         page = await browser.open(url)

@@ -109,6 +109,7 @@ def test_page_command_gives_the_address_that_writes(tmp_path):
         assert token_file.read_text().strip() == token  # the same after a restart
 
 
+@pytest.mark.full
 def test_the_default_port_gives_way_when_it_is_taken(tmp_path):
     with socket.socket() as taken:
         try:
@@ -124,6 +125,7 @@ def test_the_default_port_gives_way_when_it_is_taken(tmp_path):
         assert "the page's port is taken" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.full
 def test_the_tree_names_each_listener_and_tells_no_age_that_it_does_not_know(tmp_path):
     with served(tmp_path, "--http", "localhost:0") as (_, stdout, _):
         actors = json.loads(ask(address(stdout), "/tree")[2])["actors"]
