@@ -123,6 +123,7 @@ def test_a_bar_shows_how_far_it_is(monkeypatch):
     assert "runs/s" in shown
 
 
+@pytest.mark.full
 @pytest.mark.process
 def test_a_real_broker_is_one_engine_of_two(cli):
     told = json.loads(cli("chaos", QUICK, "--engine", "process", "--json").out)

@@ -31,6 +31,7 @@ def publish(client, topic, count, **fields):
         assert client.receive()["type"] == "ack"
 
 
+@pytest.mark.full
 def test_an_export_comes_back_whole_by_an_import(broker, tmp_path):
     with broker.connect() as client:
         publish(client, "jobs", 1500)
@@ -72,6 +73,7 @@ def test_an_import_of_something_else_says_which_line(broker, tmp_path):
     assert b"line 2" in refused.stderr
 
 
+@pytest.mark.full
 def test_doctor_finds_a_damaged_record_and_mends_it(tmp_path):
     with Broker(tmp_path) as broker, broker.connect() as client:
         publish(client, "jobs", 20)

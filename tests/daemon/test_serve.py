@@ -178,6 +178,7 @@ def test_a_port_that_is_taken(tmp_path):
     assert "in use" in log
 
 
+@pytest.mark.full
 def test_refusals_before_the_start(tmp_path):
     file = tmp_path / "file"
     file.touch()

@@ -253,6 +253,7 @@ def test_nothing_is_left_for_the_next_test(project):
     result.stdout.no_fnmatch_line("*RuntimeWarning*")
 
 
+@pytest.mark.full
 def test_a_broker_that_fails_fails_the_test(project):
     """What goes wrong inside of it is not kept from the test that used it."""
     project.makepyfile("""
@@ -268,6 +269,7 @@ def test_a_broker_that_fails_fails_the_test(project):
     result.stdout.fnmatch_lines(["*AssertionError: queue 'jobs': 1 live, but*"])
 
 
+@pytest.mark.full
 def test_assertions_show_what_is_there(project):
     """The view of a queue prints its letters, so that pytest's own explanation says enough."""
     project.makepyfile("""

@@ -1,5 +1,7 @@
 """However a stream is cut into reads, and with or without newlines, the results are equal."""
 
+import pytest
+
 import json
 from unittest import mock
 
@@ -113,6 +115,7 @@ def test_passing_over_many_bytes_at_once_gives_the_same(stream, places):
     assert passed == single == exact
 
 
+@pytest.mark.full
 @given(st.lists(frames, min_size=1, max_size=6), st.data())
 @settings(max_examples=200)
 def test_newlines_make_no_difference_to_good_frames(objects, data):

@@ -87,6 +87,7 @@ consume = { queue = "jobs", prefetch = 5 }
 """
 
 
+@pytest.mark.full
 def test_a_broker_that_ends_by_itself_is_seen():
     outcome = run_process(parse_scenario(STORY + '[[fault]]\nat = "0ms"\nfsync_error = {}'))
     found = {violation.kind: violation.text for violation in outcome.violations}
@@ -95,6 +96,7 @@ def test_a_broker_that_ends_by_itself_is_seen():
     assert "nobody could look" not in "".join(found.values())  # it was started for the last look
 
 
+@pytest.mark.full
 def test_a_bug_that_nobody_expected_is_seen():
     """Behind the checker's back, so that it does not count as asked for."""
     scenario = parse_scenario(STORY + '[[fault]]\nat = "10ms"\ncrash_actor = { actor = "store" }')
@@ -105,6 +107,7 @@ def test_a_bug_that_nobody_expected_is_seen():
     assert any("a bug in store" in str(error) for error in outcome.errors)  # its traceback
 
 
+@pytest.mark.full
 def test_memory_is_measured_and_the_actors_are_seen():
     outcome = run_process(parse_scenario(STORY + '[expect]\nmemory_at_most = "1KiB"'))
     assert [violation.kind for violation in outcome.violations] == ["memory"]

@@ -226,8 +226,15 @@ CATCHES: list[tuple[Patch, Callable[[], object]]] = [
 ]
 
 
+FIRST = 6  # of them by default
+
+
 @pytest.mark.parametrize(
-    ("patch", "catches"), CATCHES, ids=[patch.__name__ for patch, _ in CATCHES]
+    ("patch", "catches"),
+    [
+        pytest.param(*pair, id=pair[0].__name__, marks=pytest.mark.full if i >= FIRST else ())
+        for i, pair in enumerate(CATCHES)
+    ],
 )
 def test_is_caught(patch, catches, monkeypatch):
     patch(monkeypatch)
