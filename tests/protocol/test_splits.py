@@ -1,10 +1,9 @@
 """However a stream is cut into reads, and with or without newlines, the results are equal."""
 
-import pytest
-
 import json
 from unittest import mock
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
