@@ -592,7 +592,10 @@ class Model:
             most = 0  # moves in are not limited
         if most and self.desk.settings.overflow == "drop_oldest" and ledger.live > most:
             assert not ledger.ready, "it is over its limit, and could drop some"
-            assert len(ledger.waiting.cold) or not (ledger.delayed or ledger.suspects)
+            # what has not been read from the log can't be dropped yet; what is published over
+            # the limit meanwhile goes as soon as it is ready
+            waiting = ledger.waiting
+            assert len(waiting.cold) or not (waiting.delayed.hot or ledger.suspects)
 
     def _check_wake(self) -> None:
         """It asks to be woken in time for whatever comes next."""

@@ -472,7 +472,8 @@ class LedgerMachine(RuleBasedStateMachine):
             lambda _: self.ledger.attach(Consumer(last, prefetch=1000, ack_timeout=0.0)),
             lambda: self.model.attach(client),
         )
-        for _ in range(200):
+        # each hour that the clock stood back at a restart is one more for what is delayed
+        for _ in range(2000):
             desk = self.desk
             if not (self.model.live or self.model.parked or desk.waiting or desk.in_flight):
                 break
